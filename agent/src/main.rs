@@ -1,0 +1,2 @@
+//! `billet-agent`.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Hardware tests that run on a node, and their verdicts. Nothing of it is written yet.

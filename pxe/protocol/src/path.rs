@@ -1,0 +1,20 @@
+//! Where on the provisioner each message goes. Agent and server share these names.
+
+/// A node's iPXE script: `GET /boot/<mac, colons>` (no authentication; see Trust).
+pub const BOOT: &str = "/boot";
+/// The RAM system's kernel, for the node's firmware to fetch.
+pub const KERNEL: &str = "/boot/kernel";
+/// The RAM system's initial RAM disk.
+pub const RAMDISK: &str = "/boot/ramdisk";
+/// `POST` [`crate::Hello`] -> [`crate::Welcome`].
+pub const HELLO: &str = "/v1/agent/hello";
+/// `POST` [`crate::Progress`] -> 204; bearer: the identity of the welcome.
+pub const PROGRESS: &str = "/v1/agent/progress";
+/// `POST` [`crate::Report`] -> 204; bearer: the identity of the welcome.
+pub const REPORT: &str = "/v1/agent/report";
+/// `GET /v1/manifests/<blake3>` -> the manifest's bytes, and `.../minisig`, `.../index` under it.
+pub const MANIFESTS: &str = "/v1/manifests";
+/// `GET /v1/packs/<blake3>`, with ranges.
+pub const PACKS: &str = "/v1/packs";
+/// `GET /v1/chunks/<blake3>`: one chunk, plain.
+pub const CHUNKS: &str = "/v1/chunks";
