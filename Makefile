@@ -1,0 +1,79 @@
+# make demo    two blank machines become Debian, before your eyes
+# make test    everything, end-to-end tests included
+# make check   format, lints, docs, licences
+# make bench   the figures, beside the peers (ONLY=name runs one)
+# make torture what takes long (ROUNDS=n)
+
+# Every Debian package that building, testing and the demo need, in this one place.
+PACKAGES := build-essential busybox-static ca-certificates curl dnsmasq-base dosfstools dpkg-dev \
+    e2fsprogs fdisk gdisk ipxe ipxe-qemu iproute2 iputils-ping kmod mmdebstrap mtools \
+    openssh-client ovmf qemu-system-x86 qemu-utils tftp-hpa atftp uidmap util-linux xz-utils zstd
+BENCH_PACKAGES := kea-dhcp4-server kea-admin
+
+TRIPLE   := x86_64-unknown-linux-gnu
+BUILT    := $(CURDIR)/target/$(TRIPLE)
+DENY     := 0.20.2
+export PATH := $(CURDIR)/target/tools/bin:/usr/sbin:/sbin:$(PATH)
+
+.PHONY: all deps bench-deps check lint licences agent programs unit e2e demo test bench torture
+
+all: programs
+
+## what the machine must have
+deps: NEED = $(PACKAGES)
+bench-deps: NEED = $(PACKAGES) $(BENCH_PACKAGES)
+deps bench-deps:
+	@missing=""; for p in $(NEED); do \
+	    dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; \
+	done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ]; then \
+	    echo "installing:$$missing"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+	elif [ -n "$$missing" ]; then \
+	    echo "missing packages:$$missing"; \
+	    echo "install them with: sudo apt-get install --no-install-recommends$$missing"; exit 1; \
+	fi
+	@command -v cargo >/dev/null || { echo "missing: Rust; see https://rustup.rs"; exit 1; }
+
+## what CI checks first
+check: lint licences
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
+
+licences:
+	@cargo deny --version >/dev/null 2>&1 || \
+	    cargo install --quiet --locked --debug --root target/tools cargo-deny@$(DENY) --target $(TRIPLE)
+	cargo deny --offline check licenses bans sources
+
+## programs
+agent:
+	cargo build --locked --profile agent -p agent
+
+programs: agent
+	cargo build --locked --release -p pxe
+
+## tests
+unit:
+	cargo test --locked --workspace --exclude rack
+
+e2e: agent
+	cargo build --locked -p pxe
+	BILLET=$(BUILT)/debug/billet BILLET_AGENT=$(BUILT)/agent/billet-agent \
+	    cargo test --locked -p rack
+
+test: deps
+	$(MAKE) check
+	$(MAKE) unit
+	$(MAKE) e2e
+
+demo: deps programs
+	BILLET=$(BUILT)/release/billet BILLET_AGENT=$(BUILT)/agent/billet-agent \
+	    cargo run --locked --quiet --release -p rack -- demo
+
+bench: bench-deps programs
+	BILLET=$(BUILT)/release/billet BILLET_AGENT=$(BUILT)/agent/billet-agent \
+	    cargo run --locked --quiet --release -p rack -- bench $(if $(ONLY),--only $(ONLY))
