@@ -1,5 +1,6 @@
 //! `billet`: the provisioner and the operator's command line.
 
+mod api;
 mod lease;
 mod mac;
 mod registry;
