@@ -1,2 +1,47 @@
-//! `billet-agent`.
-fn main() {}
+//! `billet-agent`: what runs on a node.
+//!
+//! As PID 1 of the RAM system it is [`init`], which starts the imager; the kernel calls it
+//! again when it wants a module; by hand it is a small command line.
+
+mod alias;
+mod bmc;
+mod choice;
+mod cli;
+mod console;
+mod devices;
+mod dhcp;
+mod disks;
+mod fault;
+mod imager;
+mod init;
+mod inventory;
+mod link;
+mod modules;
+mod network;
+mod patience;
+mod progress;
+mod restart;
+mod server;
+mod sysfs;
+mod uevent;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        init::run();
+    }
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        // How the kernel asks for a module: `<kernel.modprobe> -q -- <name>`.
+        ["-q", "--", name] => load_module(name),
+        ["imager"] => ExitCode::from(imager::run().code()),
+        _ => cli::run(),
+    }
+}
+
+fn load_module(name: &str) -> ExitCode {
+    let loaded = modules::Modules::open().and_then(|mut modules| modules.load(name));
+    // The kernel asks for much that it can do without, so a refusal is not worth a line.
+    if loaded.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,61 @@
+//! `billet-agent` by hand: the same doors as in the RAM system, one verb at a time.
+
+use std::{io::Write, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::{console, inventory, sysfs::Sysfs};
+
+/// What runs on a node: as /init of the RAM system it writes an image to the disk.
+#[derive(Debug, Parser)]
+#[command(name = "billet-agent", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Print what this machine is, as JSON
+    Inventory {
+        /// Read sysfs and procfs below this folder
+        #[arg(long, value_name = "DIR", default_value = "/")]
+        sysroot: PathBuf,
+    },
+    /// Print the version
+    Version,
+}
+
+/// Does what the arguments say: 0 done, 1 refused, 2 broken.
+pub(crate) fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    match apply(cli.verb) {
+        Ok(code) => code,
+        Err(error) => {
+            console::say(format_args!("{error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn apply(verb: Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::Inventory { sysroot } => {
+            let inventory = inventory::probe(&Sysfs::at(sysroot), None);
+            print(&serde_json::to_string_pretty(&inventory)?)?;
+        }
+        Verb::Version => print(env!("CARGO_PKG_VERSION"))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(text: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{text}").context("writing to standard output")
+}

@@ -1,0 +1,244 @@
+//! The door to the provisioner: HTTP, without TLS (manifests are signed, chunks are named by
+//! their content, and the token buys one deployment), with a timeout on everything.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::{Serialize, de::DeserializeOwned};
+use ureq::{
+    Agent, Body,
+    http::{Response, StatusCode, Uri},
+};
+
+use crate::patience::Patience;
+
+/// Silence for this long means that the connection is lost.
+const SILENCE: Duration = Duration::from_secs(20);
+/// The longest answer that is not a manifest or a pack.
+const LONGEST_ANSWER: u64 = 1 << 20;
+
+/// What came of a request.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServerError {
+    /// The server understood and said no; asking again brings the same.
+    #[error("the server refused {path} with status {status}: {detail}")]
+    Refused {
+        /// What was asked.
+        path: String,
+        /// Its status code.
+        status: u16,
+        /// What it said.
+        detail: String,
+    },
+    /// It did not answer, or could not: asking again may help.
+    #[error("{path}: {reason}")]
+    Unwell {
+        /// What was asked.
+        path: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The URL cannot be used.
+    #[error("server `{0}` is not usable: http:// with a numeric address is, http://10.0.0.1:8080")]
+    Url(String),
+}
+
+impl ServerError {
+    /// Whether asking again may help.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, ServerError::Unwell { .. })
+    }
+}
+
+/// A provisioner.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    base: String,
+    agent: Agent,
+}
+
+impl Server {
+    /// The provisioner at `base`. Names are refused: a static program in a RAM system has
+    /// nobody to ask for them, and the boot line carries an address anyway.
+    pub(crate) fn at(base: &str) -> Result<Self, ServerError> {
+        let refused = || ServerError::Url(base.to_owned());
+        let uri: Uri = base.parse().map_err(|_| refused())?;
+        let authority = uri.authority().ok_or_else(refused)?.as_str();
+        let with_port = format!("{}:80", authority);
+        let numeric =
+            [authority, with_port.as_str()].iter().any(|a| a.parse::<SocketAddr>().is_ok());
+        if uri.scheme_str() != Some("http") || !numeric {
+            return Err(refused());
+        }
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .timeout_connect(Some(Duration::from_secs(10)))
+            .timeout_recv_response(Some(SILENCE))
+            .timeout_per_read(Some(SILENCE))
+            .timeout_per_write(Some(SILENCE))
+            .max_redirects(0)
+            .user_agent(concat!("billet-agent/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Ok(Server { base: base.trim_end_matches('/').to_owned(), agent: config.new_agent() })
+    }
+
+    /// Posts `message` and gives what the server answered.
+    pub(crate) fn post(
+        &self,
+        path: &str,
+        bearer: Option<&str>,
+        message: &impl Serialize,
+    ) -> Result<Answer, ServerError> {
+        let mut request = self.agent.post(format!("{}{path}", self.base));
+        if let Some(bearer) = bearer {
+            request = request.header("authorization", format!("Bearer {bearer}"));
+        }
+        Answer::of(path, request.send_json(message))
+    }
+
+    /// Gets `path`, from byte `from` up to (not including) byte `to` where these are given.
+    pub(crate) fn get(&self, path: &str, range: Option<(u64, u64)>) -> Result<Answer, ServerError> {
+        let mut request = self.agent.get(format!("{}{path}", self.base));
+        if let Some((from, to)) = range {
+            request = request.header("range", format!("bytes={from}-{}", to.saturating_sub(1)));
+        }
+        Answer::of(path, request.call())
+    }
+
+    /// Asks until there is an answer, a refusal, or an end to `patience`.
+    pub(crate) fn insist<T>(
+        patience: &mut Patience,
+        mut ask: impl FnMut() -> Result<T, ServerError>,
+    ) -> Result<T, ServerError> {
+        loop {
+            match ask() {
+                Err(error) if error.may_pass() && patience.pause(&error.to_string()) => {}
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// An answer with a good status, its body not yet read.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    path: String,
+    response: Response<Body>,
+}
+
+impl Answer {
+    fn of(path: &str, response: Result<Response<Body>, ureq::Error>) -> Result<Self, ServerError> {
+        let unwell = |reason: String| ServerError::Unwell { path: path.to_owned(), reason };
+        let mut response = response.map_err(|error| unwell(error.to_string()))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(Answer { path: path.to_owned(), response });
+        }
+        let detail = detail_of(response.body_mut());
+        let busy = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+        if status.is_server_error() || busy {
+            return Err(unwell(format!("status {status}: {detail}")));
+        }
+        Err(ServerError::Refused { path: path.to_owned(), status: status.as_u16(), detail })
+    }
+
+    /// Whether the server sent the range that was asked for, and not everything.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.response.status() == StatusCode::PARTIAL_CONTENT
+    }
+
+    /// The body as JSON.
+    pub(crate) fn json<T: DeserializeOwned>(self) -> Result<T, ServerError> {
+        let path = self.path.clone();
+        let bytes = self.bytes(LONGEST_ANSWER)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| ServerError::Unwell { path, reason: format!("answered {error}") })
+    }
+
+    /// The whole body, when it has at most `limit` bytes.
+    pub(crate) fn bytes(mut self, limit: u64) -> Result<Vec<u8>, ServerError> {
+        let body = self.response.body_mut().with_config().limit(limit);
+        let path = self.path;
+        body.read_to_vec().map_err(|error| ServerError::Unwell { path, reason: error.to_string() })
+    }
+
+    /// The body to read from, byte by byte, no limit.
+    pub(crate) fn reader(self) -> impl std::io::Read + Send {
+        self.response.into_body().into_reader()
+    }
+}
+
+/// What a problem document (RFC 9457) says, or the beginning of whatever the body is.
+fn detail_of(body: &mut Body) -> String {
+    let bytes = body.with_config().limit(LONGEST_ANSWER).read_to_vec().unwrap_or_default();
+    let problem: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let said = ["detail", "title"].iter().find_map(|key| problem.get(key)?.as_str());
+    match said {
+        Some(said) => said.to_owned(),
+        None => String::from_utf8_lossy(&bytes).trim().chars().take(200).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+        thread,
+    };
+
+    use super::*;
+
+    /// A server that gives each of `answers` to one connection.
+    fn answering(answers: &'static [&'static str]) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        Server::at(&base).unwrap()
+    }
+
+    #[test]
+    fn a_name_is_refused_and_an_address_is_not() {
+        for base in ["http://10.0.0.1:8080", "http://10.0.0.1", "http://[::1]:80/"] {
+            assert!(Server::at(base).is_ok(), "{base}");
+        }
+        for base in ["http://server:8080", "https://10.0.0.1", "10.0.0.1", "", "http://"] {
+            assert!(Server::at(base).is_err(), "{base}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_carries_what_the_server_said() {
+        let server = answering(&["HTTP/1.1 403 Forbidden\r\ncontent-length: 25\r\n\
+              connection: close\r\n\r\n{\"detail\": \"token spent\"}"]);
+        let error = server.get("/x", None).unwrap_err();
+        assert!(!error.may_pass());
+        assert_eq!(error.to_string(), "the server refused /x with status 403: token spent");
+    }
+
+    #[test]
+    fn a_server_that_is_unwell_is_asked_again() {
+        let server = answering(&[
+            "HTTP/1.1 503 Later\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            "",
+            "HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\ntrue",
+        ]);
+        let mut patience = Patience::new("a test", Duration::from_secs(30));
+        let answer = Server::insist(&mut patience, || server.get("/x", None)?.json::<bool>());
+        assert!(answer.unwrap());
+    }
+
+    #[test]
+    fn an_endless_answer_is_cut() {
+        let server = answering(&["HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n0123456789"]);
+        assert!(server.get("/x", None).unwrap().bytes(5).is_err());
+    }
+}
