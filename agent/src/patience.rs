@@ -54,12 +54,6 @@ impl Patience {
         thread::sleep(pause);
         true
     }
-
-    /// Starts anew after a success.
-    pub(crate) fn renew(&mut self) {
-        self.began = Instant::now();
-        self.tries = 0;
-    }
 }
 
 fn pause_after(tries: u32) -> Duration {

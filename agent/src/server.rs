@@ -96,13 +96,10 @@ impl Server {
         Answer::of(path, request.send_json(message))
     }
 
-    /// Gets `path`, from byte `from` up to (not including) byte `to` where these are given.
-    pub(crate) fn get(&self, path: &str, range: Option<(u64, u64)>) -> Result<Answer, ServerError> {
-        let mut request = self.agent.get(format!("{}{path}", self.base));
-        if let Some((from, to)) = range {
-            request = request.header("range", format!("bytes={from}-{}", to.saturating_sub(1)));
-        }
-        Answer::of(path, request.call())
+    /// Gets `path`.
+    #[cfg(test)]
+    pub(crate) fn get(&self, path: &str) -> Result<Answer, ServerError> {
+        Answer::of(path, self.agent.get(format!("{}{path}", self.base)).call())
     }
 
     /// Asks until there is an answer, a refusal, or an end to `patience`.
@@ -142,11 +139,6 @@ impl Answer {
         Err(ServerError::Refused { path: path.to_owned(), status: status.as_u16(), detail })
     }
 
-    /// Whether the server sent the range that was asked for, and not everything.
-    pub(crate) fn is_partial(&self) -> bool {
-        self.response.status() == StatusCode::PARTIAL_CONTENT
-    }
-
     /// The body as JSON.
     pub(crate) fn json<T: DeserializeOwned>(self) -> Result<T, ServerError> {
         let path = self.path.clone();
@@ -160,11 +152,6 @@ impl Answer {
         let body = self.response.body_mut().with_config().limit(limit);
         let path = self.path;
         body.read_to_vec().map_err(|error| ServerError::Unwell { path, reason: error.to_string() })
-    }
-
-    /// The body to read from, byte by byte, no limit.
-    pub(crate) fn reader(self) -> impl std::io::Read + Send {
-        self.response.into_body().into_reader()
     }
 }
 
@@ -218,7 +205,7 @@ mod tests {
     fn a_refusal_carries_what_the_server_said() {
         let server = answering(&["HTTP/1.1 403 Forbidden\r\ncontent-length: 25\r\n\
               connection: close\r\n\r\n{\"detail\": \"token spent\"}"]);
-        let error = server.get("/x", None).unwrap_err();
+        let error = server.get("/x").unwrap_err();
         assert!(!error.may_pass());
         assert_eq!(error.to_string(), "the server refused /x with status 403: token spent");
     }
@@ -232,13 +219,13 @@ mod tests {
             "HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\ntrue",
         ]);
         let mut patience = Patience::new("a test", Duration::from_secs(30));
-        let answer = Server::insist(&mut patience, || server.get("/x", None)?.json::<bool>());
+        let answer = Server::insist(&mut patience, || server.get("/x")?.json::<bool>());
         assert!(answer.unwrap());
     }
 
     #[test]
     fn an_endless_answer_is_cut() {
         let server = answering(&["HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n0123456789"]);
-        assert!(server.get("/x", None).unwrap().bytes(5).is_err());
+        assert!(server.get("/x").unwrap().bytes(5).is_err());
     }
 }
