@@ -1,1 +1,34 @@
-//! A virtual rack of QEMU machines.
+//! A virtual rack of QEMU machines: real firmware, real boot programs, real kernels, in a
+//! network of its own, as root or as an ordinary user.
+//!
+//! ```no_run
+//! use rack::{Firmware, NodeSpec, Rack};
+//! # fn main() -> anyhow::Result<()> {
+//! rack::enter()?; // before any thread is started
+//! let mut rack = Rack::new("/tmp/rack".as_ref())?;
+//! let node = rack.add(NodeSpec::new("n1", Firmware::Uefi))?;
+//! node.power_on()?;
+//! node.console().wait_for("PXE", std::time::Duration::from_secs(60))?;
+//! # Ok(())
+//! # }
+//! ```
+#![deny(unsafe_op_in_unsafe_fn)]
+
+pub mod cable;
+pub mod child;
+pub mod console;
+pub mod enter;
+mod machine;
+pub mod netlink;
+pub mod node;
+pub mod qmp;
+pub mod rack;
+pub mod spec;
+pub mod tool;
+
+pub use child::Child;
+pub use console::Console;
+pub use enter::enter;
+pub use node::Node;
+pub use rack::Rack;
+pub use spec::{BootFirst, Bus, DiskSpec, Firmware, NicModel, NodeSpec, RackSpec, Size};

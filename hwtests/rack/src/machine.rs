@@ -1,0 +1,167 @@
+//! A machine's specification as a QEMU command line: pure but for finding the firmware.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::Result;
+
+use crate::{
+    spec::{BootFirst, Bus, DiskSpec, Firmware, NicModel, NodeSpec},
+    tool,
+};
+
+/// Debian 12 and 13 both have these; the variables are a template that every node copies.
+const OVMF_CODE: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd"];
+const OVMF_VARS: [&str; 2] = ["/usr/share/OVMF/OVMF_VARS_4M.fd", "/usr/share/OVMF/OVMF_VARS.fd"];
+
+/// Where a node's parts are for one power cycle.
+pub(crate) struct Parts<'a> {
+    pub mac: &'a str,
+    pub uuid: &'a str,
+    /// One file a disk.
+    pub disks: &'a [PathBuf],
+    /// The node's own copy of the firmware's variables.
+    pub variables: &'a Path,
+    /// The value of `-netdev`, with id `net0`.
+    pub netdev: &'a str,
+    /// Descriptors of the serial line and of the machine protocol.
+    pub serial: i32,
+    pub qmp: i32,
+}
+
+/// The template for a UEFI machine's variables.
+pub(crate) fn variables_template() -> Result<PathBuf> {
+    tool::file("the UEFI firmware's variables", &OVMF_VARS, "ovmf")
+}
+
+/// The whole command.
+pub(crate) fn command(spec: &NodeSpec, parts: &Parts) -> Result<Command> {
+    let mut command = Command::new(tool::program("qemu-system-x86_64", "qemu-system-x86")?);
+    let mut line = Line(Vec::new());
+    line.option("-name", &spec.name);
+    line.option("-uuid", parts.uuid);
+    // Emulation only: nested KVM hangs where it is half there, and figures stay comparable.
+    line.option("-accel", "tcg,thread=multi");
+    line.option("-cpu", &std::env::var("RACK_CPU").unwrap_or_else(|_| CPU.to_owned()));
+    line.option("-m", &spec.memory.to_string());
+    line.option("-smp", &spec.cpus.to_string());
+    line.option(
+        "-smbios",
+        &format!("type=1,manufacturer=billet,product=rack,serial={}", spec.name),
+    );
+    line.word("-nodefaults");
+    line.word("-no-user-config");
+    line.option("-display", "none");
+    line.option("-device", "VGA");
+    line.option("-device", "virtio-rng-pci");
+    line.option("-chardev", &format!("socket,id=serial0,fd={}", parts.serial));
+    line.option("-serial", "chardev:serial0");
+    line.option("-chardev", &format!("socket,id=qmp0,fd={}", parts.qmp));
+    line.option("-mon", "chardev=qmp0,mode=control");
+    firmware(&mut line, spec, parts)?;
+    network(&mut line, spec, parts);
+    disks(&mut line, spec, parts);
+    command.args(line.0);
+    Ok(command)
+}
+
+/// What TCG is quickest with for what a node does here.
+const CPU: &str = "max";
+
+struct Line(Vec<OsString>);
+
+impl Line {
+    fn word(&mut self, word: &str) {
+        self.0.push(word.into());
+    }
+
+    fn option(&mut self, name: &str, value: &str) {
+        self.0.extend([name.into(), value.into()]);
+    }
+}
+
+fn firmware(line: &mut Line, spec: &NodeSpec, parts: &Parts) -> Result<()> {
+    if spec.firmware == Firmware::Bios {
+        // Without graphics SeaBIOS and iPXE speak on the serial line.
+        line.option("-machine", "pc,graphics=off");
+        return Ok(());
+    }
+    line.option("-machine", "q35");
+    let code = tool::file("the UEFI firmware", &OVMF_CODE, "ovmf")?;
+    let flash = |unit: u32, path: &Path, access: &str| {
+        format!("if=pflash,format=raw,unit={unit},{access}file={}", escape(path))
+    };
+    line.option("-drive", &flash(0, &code, "readonly=on,"));
+    line.option("-drive", &flash(1, parts.variables, ""));
+    if spec.firmware == Firmware::UefiHttp {
+        line.option("-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n");
+        line.option("-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n");
+    }
+    Ok(())
+}
+
+fn network(line: &mut Line, spec: &NodeSpec, parts: &Parts) {
+    line.option("-netdev", parts.netdev);
+    let index = match spec.boot_first {
+        BootFirst::Net => 1,
+        BootFirst::Disk => spec.disks.len() + 1,
+    };
+    // OVMF drives virtio itself and is to do so; for the other cards it needs iPXE's ROM.
+    let rom = match (spec.firmware, spec.nic) {
+        (Firmware::Uefi | Firmware::UefiHttp, NicModel::VirtioNet) => ",romfile=",
+        _ => "",
+    };
+    let (device, mac) = (spec.nic.device(), parts.mac);
+    line.option("-device", &format!("{device},netdev=net0,mac={mac},bootindex={index}{rom}"));
+}
+
+fn disks(line: &mut Line, spec: &NodeSpec, parts: &Parts) {
+    let first = match spec.boot_first {
+        BootFirst::Net => 2,
+        BootFirst::Disk => 1,
+    };
+    if spec.disks.iter().any(|disk| disk.bus == Bus::Ahci) {
+        line.option("-device", "ich9-ahci,id=ahci0");
+    }
+    let mut port = 0;
+    for (number, (disk, path)) in spec.disks.iter().zip(parts.disks).enumerate() {
+        // The host's page cache stands for the disk: it outlives a killed QEMU.
+        let file = escape(path);
+        line.option(
+            "-drive",
+            &format!(
+                "if=none,id=disk{number},format=raw,cache=writeback,discard=unmap,file={file}"
+            ),
+        );
+        let device = match disk.bus {
+            Bus::Virtio => "virtio-blk-pci".to_owned(),
+            Bus::Nvme => "nvme".to_owned(),
+            Bus::Ahci => {
+                port += 1;
+                format!("ide-hd,bus=ahci0.{}", port - 1)
+            }
+        };
+        let serial = serial(spec, disk, number);
+        let (sector, index) = (disk.sector, first + number);
+        line.option(
+            "-device",
+            &format!(
+                "{device},drive=disk{number},serial={serial},logical_block_size={sector},\
+                 physical_block_size=4096,bootindex={index}"
+            ),
+        );
+    }
+}
+
+/// The serial number that a disk shows.
+pub(crate) fn serial(spec: &NodeSpec, disk: &DiskSpec, number: usize) -> String {
+    disk.serial.clone().unwrap_or_else(|| format!("{}-{number}", spec.name))
+}
+
+/// QEMU's option syntax doubles commas.
+fn escape(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}

@@ -1,0 +1,74 @@
+//! The rack itself: real firmware reaches its network over both kinds of cable, and power,
+//! cable and console do what they say. Needs no billet.
+
+use std::{
+    fs,
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use anyhow::{Result, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+use rack::{Child, Firmware, NodeSpec, Rack, cable::Kind, tool};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+#[expect(clippy::print_stderr, reason = "a test program of its own")]
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // The rack's bridge has one name and one address: one rack at a time.
+    arguments.test_threads = Some(1);
+    if let Err(error) = rack::enter() {
+        eprintln!("entering a network namespace: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    // Without /dev/net/tun (an ordinary user on most hosts) the first is reported as ignored.
+    let no_tap = !matches!(Kind::choose(), Ok(Kind::Tap));
+    let kinds = [("tap", Kind::Tap, no_tap), ("stream", Kind::Stream, false)];
+    let trials = kinds.map(|(name, kind, ignored)| {
+        let trial = Trial::test(format!("bios_and_uefi_boot_a_program_over_{name}"), move || {
+            boots_over(kind).map_err(|error| Failed::from(format!("{error:#}")))
+        });
+        trial.with_ignored_flag(ignored)
+    });
+    libtest_mimic::run(&arguments, trials.into()).exit_code()
+}
+
+/// A script for the iPXE in the card's ROM, and any file at all for OVMF's own PXE client.
+fn boots_over(kind: Kind) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut rack = Rack::with_cables(folder.path(), kind)?;
+    fs::write(folder.path().join("hello.ipxe"), "#!ipxe\necho the rack says hello\nshell\n")?;
+    let mut dnsmasq = Command::new(tool::program("dnsmasq", "dnsmasq-base")?);
+    dnsmasq
+        .args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--log-facility=-"])
+        .args(["--user=root", "--interface=rack0", "--dhcp-range=10.77.0.100,10.77.0.199"])
+        .args(["--log-dhcp", "--enable-tftp", "--dhcp-boot=hello.ipxe"])
+        .arg(format!("--tftp-root={}", folder.path().display()))
+        .arg(format!("--dhcp-leasefile={}/leases", folder.path().display()));
+    let log = folder.path().join("dnsmasq.log");
+    let _server = Child::start("dnsmasq", dnsmasq, &log, Vec::new())?;
+
+    let bios = rack.add(NodeSpec::new("bios", Firmware::Bios))?;
+    let uefi = rack.add(NodeSpec::new("uefi", Firmware::Uefi))?;
+    bios.power_on()?;
+    uefi.power_on()?;
+    bios.console().wait_for("the rack says hello", PATIENCE)?;
+    uefi.console().wait_for("NBP file downloaded successfully", PATIENCE)?;
+
+    uefi.cut();
+    bios.reset()?;
+    bios.console().wait_for("SeaBIOS", PATIENCE)?;
+    bios.cut();
+    ensure!(!bios.is_on(), "the power was cut");
+    if kind == Kind::Stream {
+        return Ok(()); // the cable is pulled in QEMU, which is the same for both
+    }
+    bios.unplug()?;
+    bios.power_on()?;
+    bios.console().wait_for("No more network devices", PATIENCE)?;
+    bios.plug()?;
+    bios.reset()?;
+    bios.console().wait_for("the rack says hello", PATIENCE)?;
+    Ok(())
+}
