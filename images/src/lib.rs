@@ -6,8 +6,29 @@
 //! which order, so that a disk never boots half an image.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod buffer;
+pub mod checksum;
+pub mod chunk;
 pub mod digest;
+pub mod disk;
+pub mod file;
+pub mod gc;
+pub mod import;
+pub mod index;
+mod ioctl;
 pub mod manifest;
+pub mod name;
+mod origin;
+pub mod pack;
+mod packer;
+pub mod signature;
+pub mod store;
+pub mod table;
+pub mod verify;
 
 pub use digest::Digest;
+pub use disk::Disk;
+pub use index::Index;
 pub use manifest::{Extent, Manifest};
+pub use signature::{SecretKey, Trusted};
+pub use store::Store;

@@ -185,7 +185,7 @@ impl Manifest {
             if offset > size {
                 return Err(fault("ends beyond the disk"));
             }
-            if offset % BLOCK != 0 && offset != size {
+            if !offset.is_multiple_of(BLOCK) && offset != size {
                 return Err(fault("does not end on a block of 4096 bytes"));
             }
         }
@@ -208,7 +208,8 @@ impl Header {
         if self.sector_size != 512 && self.sector_size != 4096 {
             return Err(value(format!("sector_size {}", self.sector_size), "512 or 4096"));
         }
-        if self.disk_size > MAX_DISK || self.disk_size % u64::from(self.sector_size) != 0 {
+        if self.disk_size > MAX_DISK || !self.disk_size.is_multiple_of(u64::from(self.sector_size))
+        {
             let accepted = format!("a multiple of {} up to {MAX_DISK}", self.sector_size);
             return Err(value(format!("disk_size {}", self.disk_size), accepted));
         }

@@ -1,0 +1,510 @@
+//! The door to what an image is read from or written to: a block device, or a regular file
+//! that plays one.
+//!
+//! A block device is opened exclusively, so one that is mounted is refused by the kernel
+//! itself. Transfers that are aligned bypass the page cache (direct I/O) where the file can;
+//! the rest goes through it, and both see the same bytes because the kernel writes back and
+//! drops cached pages before a direct transfer. Errors name the offset.
+
+use std::{
+    fmt,
+    fs::{File, OpenOptions},
+    io,
+    os::{
+        fd::AsFd,
+        unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use crate::{buffer::ALIGNMENT, ioctl};
+
+/// Why a disk cannot be used, or failed in use.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// It does not open.
+    #[error("opening {}", path.display())]
+    Open {
+        /// The disk.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// Somebody else holds it.
+    #[error("{} is in use ({by}), a disk that nothing uses is needed", path.display())]
+    InUse {
+        /// The disk.
+        path: PathBuf,
+        /// What holds it, as far as the kernel tells.
+        by: String,
+    },
+    /// It refuses writes.
+    #[error("{} is read-only", path.display())]
+    ReadOnly {
+        /// The disk.
+        path: PathBuf,
+    },
+    /// It is no disk at all.
+    #[error("{} is {kind}, a block device or a regular file is needed", path.display())]
+    Kind {
+        /// The path.
+        path: PathBuf,
+        /// What it is instead.
+        kind: &'static str,
+    },
+    /// A transfer failed.
+    #[error("{verb} {len} bytes at offset {offset} of {}", path.display())]
+    Transfer {
+        /// `reading`, `writing`, `zeroing` or `flushing`.
+        verb: &'static str,
+        /// The disk.
+        path: PathBuf,
+        /// Its first byte.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+/// A change that is about to happen to a disk.
+#[derive(Debug, Clone, Copy)]
+pub enum Effect<'a> {
+    /// These bytes are written at this offset.
+    Write {
+        /// Where.
+        offset: u64,
+        /// What.
+        bytes: &'a [u8],
+    },
+    /// This many bytes from this offset become zero.
+    Zero {
+        /// Where.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+    },
+    /// All that was written so far is made durable.
+    Flush,
+}
+
+/// Sees every effect before it happens; its error is the disk's, and the effect does not
+/// happen. A rehearsal of power cuts stops a disk with it, a log records with it.
+pub type Watch = dyn Fn(Effect<'_>) -> io::Result<()> + Send + Sync;
+
+/// An open disk.
+pub struct Disk {
+    path: PathBuf,
+    plain: File,
+    direct: Option<File>,
+    direct_works: AtomicBool,
+    size: u64,
+    sector_size: Option<u32>,
+    watch: Option<Arc<Watch>>,
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk").field("path", &self.path).field("size", &self.size).finish()
+    }
+}
+
+impl Disk {
+    /// Opens `path` for writing. A block device must be free: not mounted, no swap, no member
+    /// of a RAID or volume group, nor any of its partitions.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, DiskError> {
+        Self::open_as(path.as_ref(), true)
+    }
+
+    /// Opens `path` for reading only; it may be in use.
+    pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self, DiskError> {
+        Self::open_as(path.as_ref(), false)
+    }
+
+    fn open_as(path: &Path, write: bool) -> Result<Self, DiskError> {
+        let failed = |source| DiskError::Open { path: path.to_owned(), source };
+        let kind = path.metadata().map_err(failed)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            let kind = if kind.is_dir() { "a directory" } else { "a special file" };
+            return Err(DiskError::Kind { path: path.to_owned(), kind });
+        }
+        let exclusive = if write && kind.is_block_device() { libc::O_EXCL } else { 0 };
+        let open = |flags| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(write).custom_flags(flags | libc::O_CLOEXEC).open(path)
+        };
+        let plain = open(exclusive).map_err(|source| refusal(path, source))?;
+        // Only one of the two may claim the device; the claim of the first holds for both.
+        // A file that is only read was often just made, and is still in the page cache.
+        let wanted = write || kind.is_block_device();
+        let direct = open(libc::O_DIRECT).ok().filter(|_| wanted);
+        let (size, sector_size) = if kind.is_block_device() {
+            if write && ioctl::read_only(plain.as_fd()).map_err(failed)? {
+                return Err(DiskError::ReadOnly { path: path.to_owned() });
+            }
+            let sector = ioctl::sector_size(plain.as_fd()).map_err(failed)?;
+            (ioctl::size(plain.as_fd()).map_err(failed)?, Some(sector))
+        } else {
+            (plain.metadata().map_err(failed)?.len(), None)
+        };
+        let direct_works = AtomicBool::new(direct.is_some());
+        let path = path.to_owned();
+        Ok(Disk { path, plain, direct, direct_works, size, sector_size, watch: None })
+    }
+
+    /// The same disk with every effect shown to `watch` before it happens.
+    pub fn watched(self, watch: Arc<Watch>) -> Self {
+        Disk { watch: Some(watch), ..self }
+    }
+
+    /// As it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Its logical sector in bytes; a regular file has none and takes any.
+    pub fn sector_size(&self) -> Option<u32> {
+        self.sector_size
+    }
+
+    /// Whether it is a block device.
+    pub fn is_device(&self) -> bool {
+        self.sector_size.is_some()
+    }
+
+    /// Fills `bytes` from `offset`.
+    pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), DiskError> {
+        let len = bytes.len();
+        let result = match self.direct_for(bytes, offset) {
+            Some(direct) => match direct.read_exact_at(bytes, offset) {
+                Err(error) if self.gives_up_direct(&error) => {
+                    self.plain.read_exact_at(bytes, offset)
+                }
+                result => result,
+            },
+            None => self.plain.read_exact_at(bytes, offset),
+        };
+        result.map_err(|source| self.failed("reading", offset, len as u64, source))
+    }
+
+    /// Writes all of `bytes` at `offset`; durable only after [`Disk::flush`].
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
+        let write = || {
+            self.show(Effect::Write { offset, bytes })?;
+            self.check_inside(offset, bytes.len() as u64)?;
+            match self.direct_for(bytes, offset) {
+                Some(direct) => match direct.write_all_at(bytes, offset) {
+                    Err(error) if self.gives_up_direct(&error) => {
+                        self.plain.write_all_at(bytes, offset)
+                    }
+                    result => result,
+                },
+                None => self.plain.write_all_at(bytes, offset),
+            }
+        };
+        write().map_err(|source| self.failed("writing", offset, bytes.len() as u64, source))
+    }
+
+    /// Makes `len` bytes from `offset` zero, by the device's own means where it has some
+    /// that promise to read back zero; durable only after [`Disk::flush`].
+    pub fn zero(&self, offset: u64, len: u64) -> Result<(), DiskError> {
+        let zero = || {
+            self.show(Effect::Zero { offset, len })?;
+            self.check_inside(offset, len)?;
+            if self.is_device() {
+                // The kernel writes zeros itself where the device has no command for it.
+                ioctl::zero_out(self.plain.as_fd(), offset, len)
+            } else {
+                match punch(&self.plain, offset, len) {
+                    Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                        self.write_zeros(offset, len)
+                    }
+                    result => result,
+                }
+            }
+        };
+        zero().map_err(|source| self.failed("zeroing", offset, len, source))
+    }
+
+    /// Returns when all that was written is on stable storage.
+    pub fn flush(&self) -> Result<(), DiskError> {
+        let flush = || {
+            self.show(Effect::Flush)?;
+            self.plain.sync_data()
+        };
+        flush().map_err(|source| self.failed("flushing", 0, self.size, source))
+    }
+
+    /// Drops what the page cache holds, so that the next read asks the device.
+    pub fn forget_cached(&self) {
+        // Advice: where it is not taken, direct reads still go to the device.
+        let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        let _ = nix::fcntl::posix_fadvise(self.plain.as_fd(), 0, 0, advice);
+    }
+
+    /// Has the kernel read the partition table anew; a regular file has none to read.
+    pub fn reread_partitions(&self) -> Result<(), DiskError> {
+        if !self.is_device() {
+            return Ok(());
+        }
+        match ioctl::reread_partitions(self.plain.as_fd()) {
+            // Loop devices without partition scanning, and devices that cannot have any.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            result => result
+                .map_err(|source| self.failed("rereading partitions in", 0, self.size, source)),
+        }
+    }
+
+    /// A part of the disk as a file of its own, through the page cache, of any alignment.
+    pub fn region(&self, start: u64, len: u64) -> Region<'_> {
+        Region { disk: self, start, len, position: 0 }
+    }
+
+    /// Where the next data is at or after `offset`, as far as the file system tells; a hole
+    /// reads as zeros.
+    pub(crate) fn next_data(&self, offset: u64) -> Option<u64> {
+        if self.is_device() {
+            return Some(offset);
+        }
+        let seek = nix::unistd::Whence::SeekData;
+        match nix::unistd::lseek(self.plain.as_fd(), i64::try_from(offset).ok()?, seek) {
+            Ok(found) => u64::try_from(found).ok(),
+            Err(nix::Error::ENXIO) => None,
+            Err(_) => Some(offset),
+        }
+    }
+
+    /// How far the data that begins at `offset` reaches at least.
+    pub(crate) fn next_hole(&self, offset: u64) -> u64 {
+        if self.is_device() {
+            return self.size;
+        }
+        let seek = nix::unistd::Whence::SeekHole;
+        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+        nix::unistd::lseek(self.plain.as_fd(), offset, seek)
+            .ok()
+            .and_then(|found| u64::try_from(found).ok())
+            .unwrap_or(self.size)
+    }
+
+    fn direct_for(&self, bytes: &[u8], offset: u64) -> Option<&File> {
+        let grain = self.sector_size.unwrap_or(ALIGNMENT as u32) as usize;
+        let aligned = (bytes.as_ptr() as usize).is_multiple_of(ALIGNMENT)
+            && bytes.len().is_multiple_of(grain)
+            && offset.is_multiple_of(grain as u64);
+        self.direct.as_ref().filter(|_| aligned && self.direct_works.load(Ordering::Relaxed))
+    }
+
+    fn gives_up_direct(&self, error: &io::Error) -> bool {
+        // EINVAL: this file system, or the device under it, wants another alignment or none of it.
+        let unable = error.raw_os_error() == Some(libc::EINVAL);
+        if unable {
+            self.direct_works.store(false, Ordering::Relaxed);
+        }
+        unable
+    }
+
+    fn show(&self, effect: Effect<'_>) -> io::Result<()> {
+        self.watch.as_ref().map_or(Ok(()), |watch| watch(effect))
+    }
+
+    /// A regular file would grow silently where a device says ENOSPC.
+    fn check_inside(&self, offset: u64, len: u64) -> io::Result<()> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.size => Ok(()),
+            _ => Err(io::Error::other(format!("the disk ends at {}", self.size))),
+        }
+    }
+
+    fn write_zeros(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
+        let zeros = vec![0; 1 << 20];
+        while len > 0 {
+            let part = len.min(zeros.len() as u64);
+            self.plain.write_all_at(&zeros[..part as usize], offset)?;
+            (offset, len) = (offset + part, len - part);
+        }
+        Ok(())
+    }
+
+    fn failed(&self, verb: &'static str, offset: u64, len: u64, source: io::Error) -> DiskError {
+        DiskError::Transfer { verb, path: self.path.clone(), offset, len, source }
+    }
+}
+
+fn refusal(path: &Path, source: io::Error) -> DiskError {
+    match source.raw_os_error() {
+        Some(libc::EBUSY) => {
+            let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+            DiskError::InUse { path: path.to_owned(), by: holder(&mounts, path) }
+        }
+        Some(libc::EROFS) => DiskError::ReadOnly { path: path.to_owned() },
+        _ => DiskError::Open { path: path.to_owned(), source },
+    }
+}
+
+/// The first mount of the disk or of one of its partitions.
+fn holder(mounts: &str, path: &Path) -> String {
+    let disk = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let disk = disk.to_string_lossy();
+    let mut found = mounts.lines().filter_map(|line| {
+        let (device, rest) = line.split_once(' ')?;
+        let partition = device.strip_prefix(disk.as_ref())?.trim_start_matches('p');
+        let ours = partition.bytes().all(|byte| byte.is_ascii_digit());
+        ours.then(|| format!("{device} is mounted on {}", rest.split(' ').next().unwrap_or("/")))
+    });
+    found.next().unwrap_or_else(|| "swap, RAID, a volume group or another program".to_owned())
+}
+
+fn punch(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    use nix::fcntl::FallocateFlags;
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let wrong = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let (offset, len) = (offset.try_into().map_err(wrong)?, len.try_into().map_err(wrong)?);
+    Ok(nix::fcntl::fallocate(file.as_fd(), flags, offset, len)?)
+}
+
+/// A part of a disk that reads, writes and seeks like a file of fixed length.
+#[derive(Debug)]
+pub struct Region<'a> {
+    disk: &'a Disk,
+    start: u64,
+    len: u64,
+    position: u64,
+}
+
+impl Region<'_> {
+    /// Its length in bytes.
+    pub fn size(&self) -> u64 {
+        self.len
+    }
+
+    fn room(&self, wanted: usize) -> usize {
+        self.len.saturating_sub(self.position).min(wanted as u64) as usize
+    }
+}
+
+impl io::Read for Region<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let room = self.room(bytes.len());
+        let read = self.disk.plain.read_at(&mut bytes[..room], self.start + self.position)?;
+        self.position += read as u64;
+        Ok(read)
+    }
+}
+
+impl io::Write for Region<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let (room, offset) = (self.room(bytes.len()), self.start + self.position);
+        if room > 0 {
+            self.disk.show(Effect::Write { offset, bytes: &bytes[..room] })?;
+            self.disk.plain.write_all_at(&bytes[..room], offset)?;
+        }
+        self.position += room as u64;
+        Ok(room)
+    }
+
+    /// Nothing is held back here; [`Disk::flush`] is what makes it durable.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl io::Seek for Region<'_> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        let target = match to {
+            io::SeekFrom::Start(offset) => Some(offset),
+            io::SeekFrom::End(by) => self.len.checked_add_signed(by),
+            io::SeekFrom::Current(by) => self.position.checked_add_signed(by),
+        };
+        self.position = target.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(self.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, SeekFrom, Write};
+
+    use super::*;
+    use crate::buffer::Buffer;
+
+    fn scratch(size: u64) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(size).unwrap();
+        file
+    }
+
+    #[test]
+    fn direct_and_plain_transfers_see_the_same_bytes() {
+        let file = scratch(1 << 20);
+        let disk = Disk::open(file.path()).unwrap();
+        let mut aligned = Buffer::new(8192);
+        aligned.fill(7);
+        disk.write_at(&aligned, 4096).unwrap();
+        disk.write_at(&[9; 100], 4100).unwrap();
+        disk.flush().unwrap();
+        disk.read_at(&mut aligned, 4096).unwrap();
+        assert_eq!((aligned[3], aligned[4], aligned[103], aligned[104]), (7, 9, 9, 7));
+        disk.zero(4096, 4096).unwrap();
+        disk.read_at(&mut aligned, 4096).unwrap();
+        assert!(aligned[..4096].iter().all(|byte| *byte == 0));
+        assert_eq!(aligned[4096], 7);
+    }
+
+    #[test]
+    fn errors_name_the_offset_and_files_never_grow() {
+        let file = scratch(8192);
+        let disk = Disk::open(file.path()).unwrap();
+        let error = disk.write_at(&[1; 4096], 8192).unwrap_err().to_string();
+        assert!(error.starts_with("writing 4096 bytes at offset 8192 of /"), "{error}");
+        assert!(disk.read_at(&mut [0; 10], 8190).is_err());
+        assert_eq!(file.as_file().metadata().unwrap().len(), 8192);
+        assert!(matches!(Disk::open("/tmp"), Err(DiskError::Kind { .. })));
+        assert!(matches!(Disk::open("/dev/null"), Err(DiskError::Kind { .. })));
+    }
+
+    #[test]
+    fn a_region_is_a_file_of_its_own() {
+        let file = scratch(8192);
+        let disk = Disk::open(file.path()).unwrap();
+        let mut region = disk.region(1000, 10);
+        assert_eq!(region.write(b"0123456789abc").unwrap(), 10);
+        assert_eq!(region.write(b"x").unwrap(), 0);
+        region.seek(SeekFrom::End(-2)).unwrap();
+        let mut text = String::new();
+        region.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "89");
+        assert!(region.seek(SeekFrom::Current(-11)).is_err());
+    }
+
+    #[test]
+    fn a_watch_stops_an_effect_before_it_happens() {
+        let file = scratch(8192);
+        let disk = Disk::open(file.path()).unwrap();
+        let disk = disk.watched(Arc::new(|_| Err(io::Error::other("power cut"))));
+        assert!(disk.write_at(&[1; 4096], 0).is_err());
+        assert!(disk.zero(0, 4096).is_err() && disk.flush().is_err());
+        let mut bytes = [1; 16];
+        disk.read_at(&mut bytes, 0).unwrap();
+        assert_eq!(bytes, [0; 16]);
+    }
+
+    #[test]
+    fn a_mounted_partition_names_its_mount() {
+        let mounts =
+            "proc /proc proc rw 0 0\n/dev/sdz11 /old ext4 rw 0 0\n/dev/sdy2 /srv ext4 rw 0 0\n";
+        assert_eq!(holder(mounts, Path::new("/dev/sdy")), "/dev/sdy2 is mounted on /srv");
+        assert_eq!(holder(mounts, Path::new("/dev/sdz")), "/dev/sdz11 is mounted on /old");
+        assert!(holder(mounts, Path::new("/dev/sd")).starts_with("swap"));
+    }
+}

@@ -1,0 +1,150 @@
+//! A pack: zstd frames one after the other, one a chunk, in the order of the disk they came
+//! from; named by the BLAKE3 of the whole. It needs no table of contents, the location index is
+//! one, and `zstd -d` alone gives its chunks back to back.
+
+use std::{
+    io::{self, Read},
+    ops::Range,
+};
+
+use crate::{Digest, index::MAX_FRAME};
+
+/// A pack is closed when it has this many bytes: large enough for large ranges, small enough
+/// to be rewritten, cached and held in memory.
+pub const FULL: usize = 8 << 20;
+/// The longest pack there can be.
+pub const LONGEST: usize = FULL + MAX_FRAME as usize;
+/// The level of compression that imports use unless told otherwise.
+pub const LEVEL: i32 = 3;
+
+/// Where packs are to be had. A folder is one, a provisioner's HTTP server another.
+pub trait Source: Sync {
+    /// The bytes `range` of `pack`, as a stream. What may pass by itself (a connection lost, a
+    /// server restarting) is retried in here, in the middle of the stream too; an error is final.
+    fn read(&self, pack: &Digest, range: Range<u64>) -> io::Result<Box<dyn Read + Send + '_>>;
+}
+
+/// Why a frame does not give the chunk it should.
+#[derive(Debug, thiserror::Error)]
+pub enum BadChunk {
+    /// Not a whole zstd frame.
+    #[error("it does not decompress")]
+    Frame(#[source] io::Error),
+    /// A frame of something else.
+    #[error("it has {got} bytes, {wanted} are expected")]
+    Size {
+        /// Bytes expected.
+        wanted: usize,
+        /// Bytes found.
+        got: usize,
+    },
+    /// The bytes are not the ones that were named.
+    #[error("its bytes have the name {got}")]
+    Name {
+        /// What the bytes are called.
+        got: Digest,
+    },
+}
+
+/// Makes frames of chunks.
+pub struct Encoder {
+    compressor: zstd::bulk::Compressor<'static>,
+    frame: Vec<u8>,
+}
+
+impl Encoder {
+    /// An encoder at a zstd level.
+    pub fn new(level: i32) -> io::Result<Self> {
+        let mut compressor = zstd::bulk::Compressor::new(level)?;
+        // The chunk's name checks it, and better.
+        compressor.include_checksum(false)?;
+        compressor.include_contentsize(true)?;
+        Ok(Encoder { compressor, frame: Vec::with_capacity(MAX_FRAME as usize) })
+    }
+
+    /// Appends the frame of `chunk`, at most 256 KiB, to `frames` and returns its
+    /// length.
+    pub fn append(&mut self, chunk: &[u8], frames: &mut Vec<u8>) -> io::Result<u32> {
+        self.frame.clear();
+        let len = self.compressor.compress_to_buffer(chunk, &mut self.frame)?;
+        frames.extend_from_slice(&self.frame);
+        Ok(len as u32)
+    }
+}
+
+/// Makes chunks of frames, and believes none.
+pub struct Decoder(zstd::bulk::Decompressor<'static>);
+
+impl Decoder {
+    /// A decoder.
+    pub fn new() -> io::Result<Self> {
+        Ok(Decoder(zstd::bulk::Decompressor::new()?))
+    }
+
+    /// Fills `chunk` from `frame` and checks that it is the one called `name`.
+    pub fn decode(
+        &mut self,
+        frame: &[u8],
+        name: &Digest,
+        chunk: &mut [u8],
+    ) -> Result<(), BadChunk> {
+        let wanted = chunk.len();
+        let got = self.0.decompress_to_buffer(frame, chunk).map_err(BadChunk::Frame)?;
+        if got != wanted {
+            return Err(BadChunk::Size { wanted, got });
+        }
+        match Digest::of(chunk) {
+            got if got == *name => Ok(()),
+            got => Err(BadChunk::Name { got }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::any, proptest};
+
+    use super::*;
+    use crate::manifest::MAX_CHUNK;
+
+    #[test]
+    fn what_does_not_shrink_fits_the_longest_frame() {
+        let mut seed = 1_u64;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            (seed >> 56) as u8
+        })
+        .take(MAX_CHUNK as usize)
+        .collect();
+        let mut frames = Vec::new();
+        let len = Encoder::new(LEVEL).unwrap().append(&noise, &mut frames).unwrap();
+        assert!(len <= MAX_FRAME, "{len}");
+        assert!(zstd::zstd_safe::compress_bound(noise.len()) <= frames.len() + 2048);
+        let mut chunk = vec![0; noise.len()];
+        Decoder::new().unwrap().decode(&frames, &Digest::of(&noise), &mut chunk).unwrap();
+        assert_eq!(chunk, noise);
+    }
+
+    proptest! {
+        #[test]
+        fn a_frame_gives_its_chunk_and_nothing_else(chunk in vec(any::<u8>(), 1..5000), other in 0_usize..9000) {
+            let name = Digest::of(&chunk);
+            let mut frames = vec![1, 2, 3];
+            let len = Encoder::new(1).unwrap().append(&chunk, &mut frames).unwrap() as usize;
+            assert_eq!(frames.len(), 3 + len);
+            let mut decoder = Decoder::new().unwrap();
+            let mut out = vec![0; chunk.len()];
+            decoder.decode(&frames[3..], &name, &mut out).unwrap();
+            assert_eq!(out, chunk);
+            assert!(matches!(decoder.decode(&frames[3..], &Digest::of(b"x"), &mut out), Err(BadChunk::Name { .. })));
+            out.resize(other, 0);
+            assert_eq!(decoder.decode(&frames[3..], &name, &mut out).is_ok(), other == chunk.len());
+        }
+
+        #[test]
+        fn foreign_bytes_are_no_frame(bytes in vec(any::<u8>(), 0..200)) {
+            let mut decoder = Decoder::new().unwrap();
+            assert!(decoder.decode(&bytes, &Digest::of(b"x"), &mut [0; 100]).is_err());
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Who vouches for a manifest: ed25519 signatures in minisign's format, made over its bytes.
+//!
+//! A store has one secret key. A node believes every public key in one folder, which comes
+//! with its RAM system and not with the image.
+
+use std::{
+    fs, io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+
+/// Names a key, as minisign prints it: 16 upper-case hex digits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyId(String);
+
+impl std::fmt::Display for KeyId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl KeyId {
+    /// Minisign keeps the number little endian.
+    fn from_bytes(bytes: &[u8]) -> Self {
+        KeyId(bytes.iter().rev().map(|byte| format!("{byte:02X}")).collect())
+    }
+}
+
+/// Why bytes are not believed.
+#[derive(Debug, thiserror::Error)]
+pub enum Untrusted {
+    /// What should be a signature is none.
+    #[error("signature is malformed: a minisign signature of four lines is needed")]
+    Malformed,
+    /// The signer is not among the trusted.
+    #[error("signed by key {signer}, trusted are {}", list(trusted))]
+    UnknownKey {
+        /// Who signed.
+        signer: KeyId,
+        /// Who is believed.
+        trusted: Vec<KeyId>,
+    },
+    /// The signer is trusted, but these are not the bytes that were signed.
+    #[error("signature by key {signer} does not fit: the bytes were changed after signing")]
+    Mismatch {
+        /// Who is said to have signed.
+        signer: KeyId,
+    },
+}
+
+fn list(keys: &[KeyId]) -> String {
+    match keys {
+        [] => "none".to_owned(),
+        keys => keys.iter().map(|key| key.0.as_str()).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// The key of a store, which signs what it imports.
+pub struct SecretKey {
+    secret: minisign::SecretKey,
+    id: KeyId,
+}
+
+impl std::fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SecretKey({})", self.id)
+    }
+}
+
+impl SecretKey {
+    /// Reads `billet.key` in `folder`, or makes it (mode 0600) and `billet.pub` beside it.
+    pub fn load_or_create(folder: &Path) -> anyhow::Result<Self> {
+        let path = folder.join("billet.key");
+        match fs::read_to_string(&path) {
+            Ok(text) => Self::parse(&text).with_context(|| format!("reading {}", path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                create(folder, &path).with_context(|| format!("making {}", path.display()))
+            }
+            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+        }
+    }
+
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let sealed = minisign::SecretKeyBox::from_string(text)?;
+        let secret = sealed.into_unencrypted_secret_key()?;
+        let id = KeyId::from_bytes(secret.keynum());
+        Ok(SecretKey { secret, id })
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &KeyId {
+        &self.id
+    }
+
+    /// The text of a detached signature over `bytes`.
+    pub fn sign(&self, bytes: &[u8]) -> anyhow::Result<String> {
+        let comment = Some("signature of a billet manifest");
+        let signature = minisign::sign(None, &self.secret, bytes, Some("billet manifest"), comment)
+            .context("signing")?;
+        Ok(signature.into_string())
+    }
+}
+
+fn create(folder: &Path, path: &Path) -> anyhow::Result<SecretKey> {
+    fs::create_dir_all(folder)?;
+    let pair = minisign::KeyPair::generate_unencrypted_keypair()?;
+    let id = KeyId::from_bytes(pair.pk.keynum());
+    // The public half first: a secret key that exists always has it beside it.
+    write_new(&folder.join("billet.pub"), &pair.pk.to_box()?.into_string(), 0o644)?;
+    let secret = pair.sk.to_box(Some("billet store key"))?.into_string();
+    write_new(path, &secret, 0o600)?;
+    Ok(SecretKey { secret: pair.sk, id })
+}
+
+fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+    io::Write::write_all(&mut &file, text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)
+}
+
+/// The public keys that are believed.
+#[derive(Debug, Clone, Default)]
+pub struct Trusted {
+    keys: Vec<(KeyId, minisign_verify::PublicKey)>,
+}
+
+impl Trusted {
+    /// Every `*.pub` of `folder`; a folder that is absent has none.
+    pub fn load(folder: &Path) -> anyhow::Result<Self> {
+        let mut trusted = Trusted::default();
+        for path in public_keys(folder)? {
+            let context = || format!("reading public key {}", path.display());
+            trusted.add(&fs::read_to_string(&path).with_context(context)?).with_context(context)?;
+        }
+        Ok(trusted)
+    }
+
+    /// Believes one more key, given as the text of its `.pub` file.
+    pub fn add(&mut self, text: &str) -> anyhow::Result<()> {
+        let boxed = minisign::PublicKeyBox::from_string(text)?;
+        let id = KeyId::from_bytes(boxed.into_public_key()?.keynum());
+        self.keys.push((id, minisign_verify::PublicKey::decode(text)?));
+        Ok(())
+    }
+
+    /// Who is believed.
+    pub fn ids(&self) -> Vec<KeyId> {
+        self.keys.iter().map(|(id, _)| id.clone()).collect()
+    }
+
+    /// The trusted key that signed `bytes` with the signature whose text is `minisig`.
+    pub fn verify(&self, bytes: &[u8], minisig: &str) -> Result<KeyId, Untrusted> {
+        let boxed = minisign::SignatureBox::from_string(minisig);
+        let signer = KeyId::from_bytes(boxed.map_err(|_| Untrusted::Malformed)?.keynum());
+        let signature =
+            minisign_verify::Signature::decode(minisig).map_err(|_| Untrusted::Malformed)?;
+        let mut of_signer = self.keys.iter().filter(|(id, _)| *id == signer).peekable();
+        if of_signer.peek().is_none() {
+            return Err(Untrusted::UnknownKey { signer, trusted: self.ids() });
+        }
+        if of_signer.any(|(_, key)| key.verify(bytes, &signature, false).is_ok()) {
+            return Ok(signer);
+        }
+        Err(Untrusted::Mismatch { signer })
+    }
+}
+
+fn public_keys(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let context = || format!("listing {}", folder.display());
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(context)?,
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    let mut paths = paths.collect::<io::Result<Vec<_>>>().with_context(context)?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "pub"));
+    paths.sort();
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use proptest::{prelude::any, proptest};
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_once_and_its_signatures_are_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = SecretKey::load_or_create(folder.path()).unwrap();
+        assert_eq!(SecretKey::load_or_create(folder.path()).unwrap().id(), key.id());
+        let mode = fs::metadata(folder.path().join("billet.key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let trusted = Trusted::load(folder.path()).unwrap();
+        let signature = key.sign(b"manifest").unwrap();
+        assert_eq!(trusted.verify(b"manifest", &signature).unwrap(), *key.id());
+        let error = trusted.verify(b"manifesT", &signature).unwrap_err();
+        assert!(matches!(error, Untrusted::Mismatch { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_foreign_signature_names_its_key_and_the_trusted_ones() {
+        let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let key = SecretKey::load_or_create(ours.path()).unwrap();
+        let foreign = SecretKey::load_or_create(theirs.path()).unwrap();
+        let mut trusted = Trusted::load(ours.path()).unwrap();
+        let signature = foreign.sign(b"manifest").unwrap();
+        let error = trusted.verify(b"manifest", &signature).unwrap_err().to_string();
+        assert_eq!(error, format!("signed by key {}, trusted are {}", foreign.id(), key.id()));
+        trusted.add(&fs::read_to_string(theirs.path().join("billet.pub")).unwrap()).unwrap();
+        assert_eq!(trusted.verify(b"manifest", &signature).unwrap(), *foreign.id());
+        let none = Trusted::load(Path::new("/nonexistent")).unwrap();
+        let error = none.verify(b"manifest", &signature).unwrap_err().to_string();
+        assert!(error.ends_with("trusted are none"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_believed_by_chance(text in any::<String>()) {
+            let error = Trusted::default().verify(b"manifest", &text).unwrap_err();
+            assert!(matches!(error, Untrusted::Malformed | Untrusted::UnknownKey { .. }));
+        }
+    }
+}
