@@ -71,4 +71,10 @@ impl Registry {
         let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
         entries.iter().filter_map(|(mac, entry)| Some((*mac, entry.reserved?))).collect()
     }
+
+    /// For whom `ip` is kept, if for anybody.
+    pub fn holder(&self, ip: Ipv4Addr) -> Option<Mac> {
+        let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().find(|(_, entry)| entry.reserved == Some(ip)).map(|(mac, _)| *mac)
+    }
 }
