@@ -5,9 +5,22 @@
 )]
 
 mod api;
+mod boot_program;
+mod datagram;
+mod dhcp;
+mod dhcp_config;
+mod exchange;
+mod frame;
+mod interface;
 mod lease;
+mod leases;
 mod mac;
+mod machine;
+mod offer;
+mod packet;
+mod ra;
 mod registry;
 mod store;
+mod subnet;
 
 fn main() {}
