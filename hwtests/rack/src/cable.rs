@@ -6,7 +6,7 @@
 //! pair's far end.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{ErrorKind, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
@@ -85,10 +85,12 @@ impl Cable {
                 // The kernel leaves checksums to a device that says it can: ours cannot.
                 no_checksum_offload(&near)?;
                 no_checksum_offload(&peer)?;
+                no_ipv6(&peer);
                 netlink.set_up(&peer)?;
                 Some(Arc::new(packet_socket(&peer)?))
             }
         };
+        no_ipv6(&near);
         netlink.set_master(&near, bridge)?;
         Ok(Cable { kind, near, far })
     }
@@ -169,6 +171,12 @@ fn bridge_to_node(bridge: &OwnedFd, mut node: UnixStream) {
             Err(_) => return,
         }
     }
+}
+
+/// Only the bridge speaks for this host: a port that solicits routers by itself is a stranger
+/// on the rack's network.
+fn no_ipv6(name: &str) {
+    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
 }
 
 fn open_tun() -> std::io::Result<File> {

@@ -14,6 +14,8 @@
 //! ```
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod api;
+pub mod artefacts;
 pub mod cable;
 pub mod child;
 pub mod console;
@@ -23,12 +25,17 @@ pub mod netlink;
 pub mod node;
 pub mod qmp;
 pub mod rack;
+pub mod server;
 pub mod spec;
+pub mod ssh;
 pub mod tool;
 
+pub use api::Api;
+pub use artefacts::{Artefacts, Part, Programs};
 pub use child::Child;
 pub use console::Console;
 pub use enter::enter;
 pub use node::Node;
 pub use rack::Rack;
+pub use server::{Dhcp, Server};
 pub use spec::{BootFirst, Bus, DiskSpec, Firmware, NicModel, NodeSpec, RackSpec, Size};

@@ -1,0 +1,179 @@
+//! What the rack's machines boot: the two programs, the RAM system and the bare image, found
+//! or built once and kept in a cache.
+//!
+//! Building wants the network and an ordinary user's own identity, so it comes before
+//! [`crate::enter`].
+
+use std::{
+    env,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::fcntl::{Flock, FlockArg};
+
+/// The two programs.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// `billet`.
+    pub billet: PathBuf,
+    /// `billet-agent`.
+    pub agent: PathBuf,
+}
+
+/// A store with what was asked for in it.
+#[derive(Debug, Clone)]
+pub struct Artefacts {
+    /// The programs it was made with.
+    pub programs: Programs,
+    /// The store's folder.
+    pub store: PathBuf,
+}
+
+/// Something that the store can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Kernel, RAM disk and boot programs.
+    Ram,
+    /// The image `bare`.
+    Bare,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Part::Ram => "ram",
+            Part::Bare => "bare",
+        }
+    }
+}
+
+impl Programs {
+    /// From `BILLET` and `BILLET_AGENT`, or what cargo built last.
+    pub fn find() -> Result<Self> {
+        Ok(Programs {
+            billet: find("BILLET", "billet", &["debug", "release"], "cargo build -p pxe")?,
+            agent: find(
+                "BILLET_AGENT",
+                "billet-agent",
+                &["agent"],
+                "cargo build --profile agent -p agent",
+            )?,
+        })
+    }
+}
+
+/// The folder `target/` of this build.
+fn target() -> PathBuf {
+    let root = repository();
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
+}
+
+fn repository() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_owned()
+}
+
+fn find(variable: &str, name: &str, profiles: &[&str], build: &str) -> Result<PathBuf> {
+    if let Some(path) = env::var_os(variable).map(PathBuf::from) {
+        ensure!(path.is_file(), "{variable} names {}, which is not there", path.display());
+        return path.canonicalize().context("resolving a program's path");
+    }
+    let folder = target().join("x86_64-unknown-linux-gnu");
+    let places = profiles.iter().map(|profile| folder.join(profile).join(name));
+    let newest = places
+        .filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, path)))
+        .max_by_key(|(modified, _)| *modified);
+    let (_, path) = newest.with_context(|| {
+        format!("`{name}` is not built: `{build}` does, or set {variable} to its path")
+    })?;
+    Ok(path)
+}
+
+impl Artefacts {
+    /// Makes sure that the cached store has `parts`; `say` is told before something is built,
+    /// which may take minutes. `BILLET_STORE` names a ready store to take as it is instead.
+    pub fn prepare(parts: &[Part], say: impl Fn(&str)) -> Result<Self> {
+        let programs = Programs::find()?;
+        if let Some(store) = env::var_os("BILLET_STORE").map(PathBuf::from) {
+            let store = store.canonicalize().context("resolving BILLET_STORE")?;
+            return Ok(Artefacts { programs, store });
+        }
+        let cache = env::var_os("BILLET_CACHE").map(PathBuf::from);
+        let cache = cache.unwrap_or_else(|| target().join("rack-cache"));
+        fs::create_dir_all(&cache).with_context(|| format!("making {}", cache.display()))?;
+        let cache = cache.canonicalize().context("resolving the cache's path")?;
+        let artefacts = Artefacts { programs, store: cache.join("store") };
+        let lock = File::create(cache.join("lock")).context("opening the cache's lock")?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusive);
+        let _lock = lock.map_err(|(_, errno)| errno).context("locking the cache")?;
+        for part in parts {
+            artefacts.make(*part, &cache, &say)?;
+        }
+        Ok(artefacts)
+    }
+
+    fn make(&self, part: Part, cache: &Path, say: &impl Fn(&str)) -> Result<()> {
+        let stamp = cache.join(format!("{}.stamp", part.name()));
+        let key = self.key(part)?;
+        if fs::read_to_string(&stamp).is_ok_and(|known| known == key) {
+            return Ok(());
+        }
+        let log = cache.join(format!("build-{}.log", part.name()));
+        say(&format!("building {} (once; see {})", part.name(), log.display()));
+        let output = File::create(&log).context("opening a build's log")?;
+        let mut command = Command::new(&self.programs.billet);
+        command.args(["image", "build", part.name(), "--store"]).arg(&self.store);
+        if part == Part::Ram {
+            command.arg("--agent").arg(&self.programs.agent);
+        }
+        command.stdout(output.try_clone().context("copying a descriptor")?).stderr(output);
+        let status = command.status().context("running billet image build")?;
+        ensure!(
+            status.success(),
+            "`billet image build {}` failed ({status}); the end of {}:\n{}",
+            part.name(),
+            log.display(),
+            last_lines(&log, 20)
+        );
+        fs::write(&stamp, key).context("writing a stamp")
+    }
+
+    /// Changes when the part would come out differently: with the recipes for an image, with
+    /// the agent too for the RAM system.
+    fn key(&self, part: Part) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        for folder in ["images/recipes", "images/src"] {
+            hash_folder(&repository().join(folder), &mut hasher)?;
+        }
+        if part == Part::Ram {
+            let agent = fs::read(&self.programs.agent).context("reading the agent")?;
+            hasher.update(&agent);
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+}
+
+fn hash_folder(folder: &Path, hasher: &mut blake3::Hasher) -> Result<()> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    for path in paths {
+        if path.is_dir() {
+            hash_folder(&path, hasher)?;
+        } else {
+            let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+            hasher.update(path.to_string_lossy().as_bytes()).update(&bytes);
+        }
+    }
+    Ok(())
+}
+
+/// The last lines of a log, for a failure's message.
+pub(crate) fn last_lines(path: &Path, count: usize) -> String {
+    let text = String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}

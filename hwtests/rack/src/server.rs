@@ -1,0 +1,189 @@
+//! The real `billet serve` on the rack's network, with a configuration and a data folder of its
+//! own; it can be killed at any moment and started again.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    api::{Api, Enroll, NodeView},
+    artefacts::{Artefacts, last_lines},
+    child::Child,
+    node::Node,
+    rack::{ADDRESS, BRIDGE},
+    ssh::{Key, Target},
+};
+
+/// How long a server may take to answer after its start.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Where HTTP is served.
+const PORT: u16 = 8080;
+
+/// Whose addresses the nodes have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dhcp {
+    /// The server's: it is the only DHCP server of the rack.
+    Server,
+    /// Another server's: billet adds what to boot.
+    Proxy,
+}
+
+/// A running `billet serve`.
+pub struct Server {
+    billet: PathBuf,
+    configuration: PathBuf,
+    folder: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+    key: Key,
+    api: Api,
+}
+
+impl Server {
+    /// Starts it for the store of `artefacts`, with its files in `folder`.
+    pub fn start(artefacts: &Artefacts, folder: &Path, dhcp: Dhcp) -> Result<Self> {
+        Server::with_store(artefacts, &artefacts.store, folder, dhcp)
+    }
+
+    /// The same for another store.
+    pub fn with_store(
+        artefacts: &Artefacts,
+        store: &Path,
+        folder: &Path,
+        dhcp: Dhcp,
+    ) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        let folder = folder.canonicalize().context("resolving the server's folder")?;
+        let configuration = folder.join("billet.toml");
+        fs::write(&configuration, configure(&folder, store, dhcp)).context("configuring")?;
+        let mut server = Server {
+            billet: artefacts.programs.billet.clone(),
+            configuration,
+            log: folder.join("serve.log"),
+            key: Key::make(&folder)?,
+            child: None,
+            api: Api::new(&base(), ""),
+            folder,
+        };
+        server.restart()?;
+        Ok(server)
+    }
+
+    /// Starts it again after [`Server::kill9`] or [`Server::stop`], and waits until it answers.
+    pub fn restart(&mut self) -> Result<()> {
+        let mut command = Command::new(&self.billet);
+        command.args(["serve", "--config"]).arg(&self.configuration);
+        command.env("RUST_BACKTRACE", "1").env_remove("BILLET_TOKEN");
+        let mut child = Child::start("billet serve", command, &self.log, Vec::new())?;
+        let began = Instant::now();
+        while self.api.bytes("/healthz").is_err() {
+            let ended = child.ended();
+            if ended.is_some() || began.elapsed() > PATIENCE {
+                let how = ended.map_or("does not answer".to_owned(), |status| status.to_string());
+                bail!("billet serve: {how}; its log ends:\n{}", self.log_tail());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.child = Some(child);
+        let token = self.folder.join("data/admin.token");
+        let token = fs::read_to_string(token).context("reading the admin token")?;
+        self.api = Api::new(&base(), token.trim());
+        Ok(())
+    }
+
+    /// `kill -9`.
+    pub fn kill9(&mut self) {
+        self.child = None;
+    }
+
+    /// Asks it to end.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.stop(Duration::from_secs(10));
+        }
+    }
+
+    /// Its process id, when it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::pid)
+    }
+
+    /// Its API, as administrator.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// `http://10.77.0.1:8080`
+    pub fn base(&self) -> String {
+        base()
+    }
+
+    /// The administrator's token.
+    pub fn token(&self) -> Result<String> {
+        let token = fs::read_to_string(self.folder.join("data/admin.token"));
+        Ok(token.context("reading the admin token")?.trim().to_owned())
+    }
+
+    /// Its log.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// The end of its log, for a failure's message.
+    pub fn log_tail(&self) -> String {
+        last_lines(&self.log, 30)
+    }
+
+    /// Enrolls a machine of the rack under its own name, with the rack's key.
+    pub fn enroll(&self, node: &Node) -> Result<NodeView> {
+        self.api.enroll(&Enroll {
+            name: node.name(),
+            macs: vec![node.mac().to_owned()],
+            authorized_keys: vec![self.key.public.clone()],
+            ..Enroll::default()
+        })
+    }
+
+    /// The key that enrolled nodes let in.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Runs `script` as root on a deployed node, trying until `patience` ends.
+    pub fn ssh(&self, node: &str, script: &str, patience: Duration) -> Result<String> {
+        self.key.run_when_up(&self.target(node)?, script, patience)
+    }
+
+    /// Where a node is and which host key it has, as the API says.
+    pub fn target(&self, node: &str) -> Result<Target> {
+        let view = self.api.node(node)?;
+        let address = view.address.with_context(|| format!("{node} has no address yet"))?;
+        let host_key = view.host_key.with_context(|| format!("{node} has no host key yet"))?;
+        Ok(Target { address, host_key })
+    }
+}
+
+fn base() -> String {
+    format!("http://{ADDRESS}:{PORT}")
+}
+
+fn configure(folder: &Path, store: &Path, dhcp: Dhcp) -> String {
+    let (data, store) = (folder.join("data"), store.display());
+    let mode = match dhcp {
+        Dhcp::Server => "server",
+        Dhcp::Proxy => "proxy",
+    };
+    format!(
+        "data = {:?}\nstore = {:?}\n\n[http]\nlisten = \"0.0.0.0:{PORT}\"\n\n\
+         [dhcp]\nmode = \"{mode}\"\ninterfaces = [\"{BRIDGE}\"]\n\n\
+         [[dhcp.subnets]]\nnetwork = \"10.77.0.0/24\"\npools = [\"10.77.0.100-10.77.0.199\"]\n\
+         router = \"{ADDRESS}\"\n",
+        data.display().to_string(),
+        store.to_string(),
+    )
+}

@@ -1,0 +1,87 @@
+//! Logging in to a node: the host's own SSH client, with a key made for the rack and the host
+//! key that the server says the node has.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::tool;
+
+/// A key pair that the rack's nodes let in.
+pub struct Key {
+    private: PathBuf,
+    /// The line for `authorized_keys`.
+    pub public: String,
+}
+
+/// How to reach one node, and how to know that it is the one.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its public host key, one line.
+    pub host_key: String,
+}
+
+impl Key {
+    /// Makes a key pair in `folder`, or takes the one that is there.
+    pub fn make(folder: &Path) -> Result<Self> {
+        let private = folder.join("id_ed25519");
+        if !private.exists() {
+            let mut command = Command::new(tool::program("ssh-keygen", "openssh-client")?);
+            command.args(["-q", "-t", "ed25519", "-N", "", "-C", "rack", "-f"]).arg(&private);
+            let output = command.output().context("running ssh-keygen")?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        let public = fs::read_to_string(private.with_extension("pub"));
+        let public = public.context("reading the rack's public key")?.trim().to_owned();
+        Ok(Key { private, public })
+    }
+
+    /// Runs `script` on the node as root and gives what it printed.
+    ///
+    /// # Errors
+    /// When nothing answers, the host key is another, or the script fails.
+    pub fn run(&self, target: &Target, script: &str) -> Result<String> {
+        let known = self.private.with_file_name(format!("known_hosts-{}", target.address));
+        fs::write(&known, format!("{} {}\n", target.address, target.host_key.trim()))
+            .context("writing known_hosts")?;
+        let output = Command::new(tool::program("ssh", "openssh-client")?)
+            .args(["-F", "/dev/null", "-T", "-i"])
+            .arg(&self.private)
+            .args(["-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes"])
+            .args(["-o", "StrictHostKeyChecking=yes", "-o", "GlobalKnownHostsFile=/dev/null"])
+            .args(["-o", "ConnectTimeout=10", "-o", "LogLevel=ERROR"])
+            .arg("-o")
+            .arg(format!("UserKnownHostsFile={}", known.display()))
+            .arg(format!("root@{}", target.address))
+            .arg(script)
+            .output()
+            .context("running ssh")?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("ssh to {}: {} ({})", target.address, said.trim(), output.status);
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The same, again and again until it succeeds or `patience` ends.
+    pub fn run_when_up(&self, target: &Target, script: &str, patience: Duration) -> Result<String> {
+        let began = Instant::now();
+        loop {
+            match self.run(target, script) {
+                Ok(said) => return Ok(said),
+                Err(error) if began.elapsed() > patience => {
+                    return Err(error.context(format!("trying for {patience:?}")));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(500)),
+            }
+        }
+    }
+}
