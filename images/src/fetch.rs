@@ -1,0 +1,97 @@
+//! Chunks from a source: whole runs of a pack as one stream, single ones when one is bad.
+
+use std::io::Read;
+
+use crate::{
+    Digest,
+    index::Location,
+    pack::{BadChunk, Decoder, Source},
+    plan::{Piece, Run},
+    write::WriteError,
+};
+
+/// A piece with the frames of its chunks, back to back, not yet decompressed.
+pub(crate) struct Fetched {
+    pub(crate) piece: Piece,
+    pub(crate) frames: Vec<u8>,
+}
+
+/// Streams a run; each piece is given on as soon as it is here. Returns the bytes received, or
+/// stops early when nobody takes pieces any more.
+pub(crate) fn fetch(
+    source: &dyn Source,
+    run: Run,
+    mut take: impl FnMut(Fetched) -> bool,
+) -> Result<u64, WriteError> {
+    let Run { pack, range, pieces } = run;
+    let (received, mut position) = (range.end - range.start, range.start);
+    let failed = |source| WriteError::Source { pack, source };
+    let mut stream = source.read(&pack, range).map_err(failed)?;
+    for piece in pieces {
+        let mut frames = Vec::with_capacity(piece.packed());
+        for chunk in piece.chunks.iter().filter(|chunk| !chunk.repeats) {
+            let range = chunk.at.range();
+            skip(&mut stream, range.start - position).map_err(failed)?;
+            let start = frames.len();
+            frames.resize(start + chunk.at.len as usize, 0);
+            stream.read_exact(&mut frames[start..]).map_err(failed)?;
+            position = range.end;
+        }
+        if !take(Fetched { piece, frames }) {
+            break;
+        }
+    }
+    Ok(received)
+}
+
+fn skip(stream: &mut dyn Read, len: u64) -> std::io::Result<()> {
+    match std::io::copy(&mut stream.take(len), &mut std::io::sink())? {
+        skipped if skipped == len => Ok(()),
+        _ => Err(std::io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Decompresses a piece into `bytes`, checking every chunk by its name; one that is bad is
+/// fetched again, once.
+pub(crate) fn decode(
+    source: &dyn Source,
+    decoder: &mut Decoder,
+    fetched: &Fetched,
+    bytes: &mut [u8],
+) -> Result<(), WriteError> {
+    let (mut frames, mut filled) = (&fetched.frames[..], 0);
+    for chunk in &fetched.piece.chunks {
+        let end = filled + chunk.size as usize;
+        if chunk.repeats {
+            bytes.copy_within(filled - chunk.size as usize..filled, filled);
+        } else {
+            let (frame, rest) = frames.split_at(chunk.at.len as usize);
+            frames = rest;
+            if let Err(why) = decoder.decode(frame, &chunk.name, &mut bytes[filled..end]) {
+                let (name, pack) = (&chunk.name, chunk.at.pack);
+                tracing::warn!("chunk {name} of pack {pack} is fetched again: {why}");
+                fetch_chunk(source, decoder, chunk.at, name, &mut bytes[filled..end])?;
+            }
+        }
+        filled = end;
+    }
+    Ok(())
+}
+
+/// Fetches one chunk into `bytes`.
+pub(crate) fn fetch_chunk(
+    source: &dyn Source,
+    decoder: &mut Decoder,
+    at: Location,
+    name: &Digest,
+    bytes: &mut [u8],
+) -> Result<(), WriteError> {
+    let failed = |source| WriteError::Source { pack: at.pack, source };
+    let mut frame = vec![0; at.len as usize];
+    source
+        .read(&at.pack, at.range())
+        .and_then(|mut stream| stream.read_exact(&mut frame))
+        .map_err(failed)?;
+    let corrupt = |why: BadChunk| WriteError::Corrupt { chunk: *name, pack: at.pack, why };
+    decoder.decode(&frame, name, bytes).map_err(corrupt)
+}
