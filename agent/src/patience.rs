@@ -54,6 +54,12 @@ impl Patience {
         thread::sleep(pause);
         true
     }
+
+    /// Starts anew: there was a success.
+    pub(crate) fn renew(&mut self) {
+        self.began = Instant::now();
+        self.tries = 0;
+    }
 }
 
 fn pause_after(tries: u32) -> Duration {

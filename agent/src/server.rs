@@ -1,7 +1,7 @@
 //! The door to the provisioner: HTTP, without TLS (manifests are signed, chunks are named by
 //! their content, and the token buys one deployment), with a timeout on everything.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{io::Read, net::SocketAddr, ops::Range, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 use ureq::{
@@ -96,10 +96,13 @@ impl Server {
         Answer::of(path, request.send_json(message))
     }
 
-    /// Gets `path`.
-    #[cfg(test)]
-    pub(crate) fn get(&self, path: &str) -> Result<Answer, ServerError> {
-        Answer::of(path, self.agent.get(format!("{}{path}", self.base)).call())
+    /// Gets `path`, from byte `range.start` up to (not including) `range.end` where given.
+    pub(crate) fn get(&self, path: &str, range: Option<Range<u64>>) -> Result<Answer, ServerError> {
+        let mut request = self.agent.get(format!("{}{path}", self.base));
+        if let Some(Range { start, end }) = range {
+            request = request.header("range", format!("bytes={start}-{}", end.saturating_sub(1)));
+        }
+        Answer::of(path, request.call())
     }
 
     /// Asks until there is an answer, a refusal, or an end to `patience`.
@@ -137,6 +140,21 @@ impl Answer {
             return Err(unwell(format!("status {status}: {detail}")));
         }
         Err(ServerError::Refused { path: path.to_owned(), status: status.as_u16(), detail })
+    }
+
+    /// Whether the server sent the range that was asked for, and not everything.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.response.status() == StatusCode::PARTIAL_CONTENT
+    }
+
+    /// How long the body says it is.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.response.body().content_length()
+    }
+
+    /// The body as it comes, without a limit: the reader must have one.
+    pub(crate) fn reader(self) -> Box<dyn Read + Send> {
+        Box::new(self.response.into_body().into_reader())
     }
 
     /// The body as JSON.
@@ -205,7 +223,7 @@ mod tests {
     fn a_refusal_carries_what_the_server_said() {
         let server = answering(&["HTTP/1.1 403 Forbidden\r\ncontent-length: 25\r\n\
               connection: close\r\n\r\n{\"detail\": \"token spent\"}"]);
-        let error = server.get("/x").unwrap_err();
+        let error = server.get("/x", None).unwrap_err();
         assert!(!error.may_pass());
         assert_eq!(error.to_string(), "the server refused /x with status 403: token spent");
     }
@@ -219,13 +237,13 @@ mod tests {
             "HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\ntrue",
         ]);
         let mut patience = Patience::new("a test", Duration::from_secs(30));
-        let answer = Server::insist(&mut patience, || server.get("/x")?.json::<bool>());
+        let answer = Server::insist(&mut patience, || server.get("/x", None)?.json::<bool>());
         assert!(answer.unwrap());
     }
 
     #[test]
     fn an_endless_answer_is_cut() {
         let server = answering(&["HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n0123456789"]);
-        assert!(server.get("/x").unwrap().bytes(5).is_err());
+        assert!(server.get("/x", None).unwrap().bytes(5).is_err());
     }
 }
