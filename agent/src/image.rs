@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Where the RAM system has the keys it believes.
-const TRUSTED: &str = "/etc/billet/trusted";
+pub(crate) const TRUSTED: &str = "/etc/billet/trusted";
 /// The longest manifest or index that is taken, bytes: an image with more than 200 GB of
 /// content would need more.
 const LONGEST: u64 = 128 << 20;
@@ -33,7 +33,12 @@ pub(crate) struct Image {
 impl Image {
     /// Fetches the image called `name`. Without a signature it is refused unless `unsigned`;
     /// with one that does not fit it is refused always.
-    pub(crate) fn fetch(server: &Server, name: &Digest, unsigned: bool) -> Result<Self, Fault> {
+    pub(crate) fn fetch(
+        server: &Server,
+        name: &Digest,
+        trusted: &Path,
+        unsigned: bool,
+    ) -> Result<Self, Fault> {
         let bytes = fetch(server, name, "")?.ok_or_else(|| {
             Fault::stays(Step::Plan, anyhow!("the server has no manifest {name}"))
         })?;
@@ -43,7 +48,7 @@ impl Image {
             return Err(Fault::passes(Step::Plan, reason));
         }
         let signature = fetch(server, name, "/minisig")?;
-        let signer = check_signature(&bytes, signature.as_deref(), unsigned)
+        let signer = check_signature(&bytes, signature.as_deref(), trusted, unsigned)
             .with_context(|| format!("checking manifest {name}"))
             .map_err(|reason| Fault::stays(Step::Plan, reason))?;
         let stays = |reason: anyhow::Error| Fault::stays(Step::Plan, reason);
@@ -76,9 +81,12 @@ fn fetch(server: &Server, name: &Digest, part: &str) -> Result<Option<Vec<u8>>, 
     }
 }
 
-fn check_signature(
+/// Who signed the bytes of a manifest: a key in the folder `trusted`. Nobody did only where
+/// `unsigned` manifests are allowed, which the operator said to the provisioner.
+pub(crate) fn check_signature(
     manifest: &[u8],
     signature: Option<&[u8]>,
+    trusted: &Path,
     unsigned: bool,
 ) -> anyhow::Result<Option<String>> {
     let Some(signature) = signature else {
@@ -88,7 +96,7 @@ fn check_signature(
         }
         bail!("it has no signature, one by a trusted key is needed");
     };
-    let trusted = Trusted::load(Path::new(TRUSTED)).context("loading trusted keys")?;
+    let trusted = Trusted::load(trusted).context("loading trusted keys")?;
     let signer = trusted.verify(manifest, &String::from_utf8_lossy(signature))?;
     Ok(Some(signer.to_string()))
 }

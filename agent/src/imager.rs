@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use protocol::{BootLine, Hello, Job, Welcome, path};
 
 use crate::{
-    console,
+    console, deployment,
     devices::Devices,
     init, inventory,
     modules::Modules,
@@ -58,7 +58,7 @@ fn run_job() -> Result<Ending> {
     };
     let welcome = say_hello(&server, &hello).context("saying hello")?;
     match welcome.job {
-        Job::Deploy(_) => bail!("no deployment yet"),
+        Job::Deploy(job) => Ok(deployment::run(&mut devices, &server, welcome.bearer, &job)),
         Job::Leave => Ok(Ending::Reset),
     }
 }

@@ -14,7 +14,7 @@ use crate::{bmc, disks, sysfs::Sysfs};
 pub(crate) fn probe(sysfs: &Sysfs, boot_mac: Option<&str>) -> Inventory {
     Inventory {
         cpu: probe_cpu(sysfs),
-        memory: kilobytes(sysfs.text("proc/meminfo"), "MemTotal:"),
+        memory: memory(sysfs),
         numa: probe_numa(sysfs),
         disks: disks::probe(sysfs),
         nics: probe_nics(sysfs, boot_mac),
@@ -22,6 +22,11 @@ pub(crate) fn probe(sysfs: &Sysfs, boot_mac: Option<&str>) -> Inventory {
         firmware: probe_firmware(sysfs),
         bmc: bmc::probe(sysfs),
     }
+}
+
+/// The machine's memory in bytes.
+pub(crate) fn memory(sysfs: &Sysfs) -> u64 {
+    kilobytes(sysfs.text("proc/meminfo"), "MemTotal:")
 }
 
 fn probe_cpu(sysfs: &Sysfs) -> Cpu {

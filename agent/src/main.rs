@@ -8,6 +8,7 @@ mod bmc;
 mod choice;
 mod cli;
 mod console;
+mod deployment;
 mod devices;
 mod dhcp;
 mod disks;

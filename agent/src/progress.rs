@@ -107,10 +107,26 @@ impl Teller {
         self.shared.changed.notify_one();
     }
 
-    /// How far the step is.
-    pub(crate) fn reach(&self, done: u64, total: u64) {
+    /// How far `step` is; it begins with the first word of it.
+    pub(crate) fn reach(&self, step: Step, done: u64, total: u64) {
+        if self.step() != Some(step) {
+            self.begin(step, total, None);
+        }
         if let Some(current) = &mut self.shared.lock().current {
             (current.done, current.total) = (done, total);
+        }
+    }
+
+    /// The step that is under way.
+    pub(crate) fn step(&self) -> Option<Step> {
+        self.shared.lock().current.as_ref().map(|current| current.step)
+    }
+
+    /// What a person should know of the step that is under way.
+    pub(crate) fn note(&self, note: String) {
+        console::say(&note);
+        if let Some(current) = &mut self.shared.lock().current {
+            current.note = Some(note);
         }
     }
 
@@ -239,7 +255,7 @@ mod tests {
     fn steps_are_told_in_order_and_timed() {
         let teller = Teller::start(None, "d1");
         teller.begin(Step::Plan, 10, None);
-        teller.reach(10, 10);
+        teller.reach(Step::Plan, 10, 10);
         teller.begin(Step::Write, 20, Some("a note".to_owned()));
         let took = teller.close();
         let steps: Vec<Step> = took.iter().map(|(step, _)| *step).collect();
@@ -253,7 +269,7 @@ mod tests {
         let teller = Teller::start(Some((server, "bearer".to_owned())), "d1");
         let began = Instant::now();
         for done in 0..100_000 {
-            teller.reach(done, 100_000);
+            teller.reach(Step::Write, done, 100_000);
         }
         assert!(began.elapsed() < Duration::from_secs(1));
     }
