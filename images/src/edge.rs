@@ -11,23 +11,22 @@ use crate::{
     manifest::{BLOCK, Partition},
     pack::Source,
     reader::Reader,
-    table::{Fitted, Table, TableError},
+    table::{Fitted, Table},
     write::WriteError,
 };
 
-/// On a disk that is larger than its image, this much before the tail is made zero: marks of
+/// On a disk that is larger than its image, this much of its end is made zero: marks of
 /// software RAID and of ZFS stand there, and would be believed.
 const STALE: u64 = 1 << 20;
-/// The least a disk with a partition table has.
-const LEAST: u64 = 64 << 10;
 
 /// The edges of one disk under one image.
 pub(crate) struct Edges {
-    /// The disk's first bytes, whole blocks.
+    /// The disk's first bytes: boot sector and primary table.
     pub(crate) head: Vec<u8>,
-    /// The disk's last bytes, from a block on; empty without a table.
+    /// The disk's last bytes: the backup table; without a table, the sector where one would
+    /// have its header.
     pub(crate) tail: Vec<u8>,
-    /// Where the tail begins: the disk's end without a table.
+    /// Where the tail begins.
     pub(crate) tail_offset: u64,
     /// Chunks that reach into an edge or into the image's own backup table, by offset, as
     /// they will be on the disk.
@@ -54,59 +53,52 @@ impl Edges {
             Err(error) => return Err(image.failure.unwrap_or(WriteError::Table(error))),
         };
         match table {
-            Some(table) => Self::with_table(&table, manifest, image, disk.size(), grow),
-            None => Self::without_table(manifest, image, disk.size()),
+            Some(table) => with_table(&table, image, disk.size(), grow),
+            None => without_table(image, disk.size()),
         }
     }
+}
 
-    fn without_table(
-        manifest: &Manifest,
-        mut image: Reader<'_>,
-        size: u64,
-    ) -> Result<Self, WriteError> {
-        let head = image.range(0..BLOCK.min(manifest.header.disk_size))?;
-        let (held, received) = (image.chunks, image.received);
-        let (tail, partitions) = (Vec::new(), Vec::new());
-        Ok(Edges { head, tail, tail_offset: size, held, stale: size..size, partitions, received })
+/// No table is to be written, but the one of an earlier image must not outlive this one: its
+/// headers are in the second sector and in the last.
+fn without_table(mut image: Reader<'_>, size: u64) -> Result<Edges, WriteError> {
+    let header = &image.manifest.header;
+    let (sector, image_size) = (u64::from(header.sector_size), header.disk_size);
+    let head_size = BLOCK.max(2 * sector).min(size);
+    let tail_offset = size.saturating_sub(sector).max(head_size);
+    let head = image.range(0..head_size)?;
+    let mut tail = image.range(tail_offset..image_size.max(tail_offset))?;
+    tail.resize((size - tail_offset) as usize, 0);
+    let (partitions, stale) = (Vec::new(), stale(image_size, size, tail_offset));
+    let (held, received) = (image.chunks, image.received);
+    Ok(Edges { head, tail, tail_offset, held, stale, partitions, received })
+}
+
+fn with_table(
+    table: &Table,
+    mut image: Reader<'_>,
+    size: u64,
+    grow: bool,
+) -> Result<Edges, WriteError> {
+    let image_size = image.manifest.header.disk_size;
+    let Fitted { head, tail, tail_offset, partitions } = table.fit(size, grow)?;
+    for edge in [0..head.len() as u64, tail_offset..image_size.max(tail_offset)] {
+        image.range(edge)?;
     }
-
-    fn with_table(
-        table: &Table,
-        manifest: &Manifest,
-        mut image: Reader<'_>,
-        size: u64,
-        grow: bool,
-    ) -> Result<Self, WriteError> {
-        let image_size = manifest.header.disk_size;
-        if size < LEAST {
-            return Err(TableError::TooSmall { needed: LEAST, size }.into());
-        }
-        let Fitted { head: fitted_head, tail: fitted_tail, partitions } = table.fit(size, grow)?;
-        let table_start = size / u64::from(manifest.header.sector_size)
-            * u64::from(manifest.header.sector_size)
-            - table.tail_size();
-        let tail_offset = table_start / BLOCK * BLOCK;
-        let head_size = table.head_size().next_multiple_of(BLOCK).min(tail_offset);
-
-        let mut head = image.range(0..head_size)?;
-        head[..fitted_head.len()].copy_from_slice(&fitted_head);
-        let mut tail = image.range(tail_offset..image_size.max(tail_offset))?;
+    if size > image_size {
         // The image's own backup table is none on a larger disk.
-        let old = image_size - table.tail_size().min(image_size)..image_size;
+        let old = image_size.saturating_sub(table.tail_size())..image_size;
         image.range(old.clone())?;
-        if size > image_size {
-            blank(&old, tail_offset, &mut tail);
-            image.chunks.iter_mut().for_each(|(offset, chunk)| blank(&old, *offset, chunk));
-        }
-        tail.resize((size - tail_offset) as usize, 0);
-        let start = (table_start - tail_offset) as usize;
-        tail[start..start + fitted_tail.len()].copy_from_slice(&fitted_tail);
-
-        let stale = (size.saturating_sub(STALE) / BLOCK * BLOCK).max(image_size);
-        let stale = stale.min(tail_offset)..tail_offset;
-        let (held, received) = (image.chunks, image.received);
-        Ok(Edges { head, tail, tail_offset, held, stale, partitions, received })
+        image.chunks.iter_mut().for_each(|(offset, chunk)| blank(&old, *offset, chunk));
     }
+    let stale = stale(image_size, size, tail_offset);
+    let (held, received) = (image.chunks, image.received);
+    Ok(Edges { head, tail, tail_offset, held, stale, partitions, received })
+}
+
+fn stale(image_size: u64, size: u64, tail_offset: u64) -> Range<u64> {
+    let start = (size.saturating_sub(STALE) / BLOCK * BLOCK).max(image_size);
+    start.min(tail_offset)..tail_offset
 }
 
 /// Zeroes the part of `bytes`, which stand at `offset`, that is in `range`.

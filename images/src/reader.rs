@@ -17,7 +17,7 @@ use crate::{
 
 /// A reader's hands.
 pub(crate) struct Reader<'a> {
-    manifest: &'a Manifest,
+    pub(crate) manifest: &'a Manifest,
     index: &'a Index,
     source: &'a dyn Source,
     decoder: Decoder,

@@ -76,6 +76,8 @@ pub struct Fitted {
     pub head: Vec<u8>,
     /// The disk's last bytes: entries, backup header.
     pub tail: Vec<u8>,
+    /// Where those begin.
+    pub tail_offset: u64,
     /// The partitions, by number, with the last one's new size.
     pub partitions: Vec<Partition>,
 }
@@ -152,7 +154,8 @@ impl Table {
         }
         fitted.protect(sectors);
         let (head, tail) = fitted.render().map_err(TableError::Damaged)?;
-        Ok(Fitted { head, tail, partitions: fitted.partitions() })
+        let tail_offset = (fitted.header.last_usable + 1) * self.sector;
+        Ok(Fitted { head, tail, tail_offset, partitions: fitted.partitions() })
     }
 
     fn grow(&mut self) {
