@@ -6,9 +6,10 @@
 
 use std::{
     env,
+    ffi::OsStr,
     fs::{self, File},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -115,6 +116,51 @@ impl Artefacts {
         Ok(artefacts)
     }
 
+    /// A store of its own in `folder`, without images, with the same RAM system: it signs with
+    /// the key that this RAM system believes.
+    pub fn small_store(&self, folder: &Path) -> Result<PathBuf> {
+        let store = folder.join("store");
+        for part in ["boot", "keys"] {
+            let (from, to) = (self.store.join(part), store.join(part));
+            fs::create_dir_all(&to).with_context(|| format!("making {}", to.display()))?;
+            for entry in fs::read_dir(&from).with_context(|| format!("reading {from:?}"))? {
+                let entry = entry.context("reading a folder")?;
+                fs::copy(entry.path(), to.join(entry.file_name())).context("copying a file")?;
+            }
+        }
+        Ok(store)
+    }
+
+    /// `billet ARGUMENTS`: what it printed.
+    ///
+    /// # Errors
+    /// When it fails: with what it said.
+    pub fn billet(&self, arguments: &[&OsStr]) -> Result<String> {
+        let mut command = Command::new(&self.programs.billet);
+        let output = command.args(arguments).stdin(Stdio::null()).output();
+        let output = output.context("running billet")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "billet {arguments:?}: {} {said}", output.status);
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// `billet image import`
+    pub fn import(&self, store: &Path, name: &str, seed: Option<u32>, disk: &Path) -> Result<()> {
+        let seed = seed.map(|number| number.to_string());
+        let mut arguments: Vec<&OsStr> = vec!["image".as_ref(), "import".as_ref()];
+        arguments.extend::<[&OsStr; 4]>([
+            "--store".as_ref(),
+            store.as_ref(),
+            "--name".as_ref(),
+            name.as_ref(),
+        ]);
+        if let Some(seed) = &seed {
+            arguments.extend::<[&OsStr; 2]>(["--seed".as_ref(), seed.as_ref()]);
+        }
+        arguments.push(disk.as_ref());
+        self.billet(&arguments).map(drop)
+    }
+
     fn make(&self, part: Part, cache: &Path, say: &impl Fn(&str)) -> Result<()> {
         let stamp = cache.join(format!("{}.stamp", part.name()));
         let key = self.key(part)?;
@@ -144,31 +190,44 @@ impl Artefacts {
     /// Changes when the part would come out differently: with the recipes for an image, with
     /// the agent too for the RAM system.
     fn key(&self, part: Part) -> Result<String> {
-        let mut hasher = blake3::Hasher::new();
-        for folder in ["images/recipes", "images/src"] {
-            hash_folder(&repository().join(folder), &mut hasher)?;
-        }
+        let images = repository().join("images");
+        let mut paths = files(&images.join("recipes"))?;
+        let mut sources = files(&images.join("src"))?;
+        let made_by = match part {
+            Part::Bare => ["recipe", "debian", "ext4", "grub"].as_slice(),
+            Part::Ram => ["ram", "cpio", "modules"].as_slice(),
+        };
+        sources.retain(|path| {
+            let path = path.to_string_lossy();
+            made_by.iter().any(|name| path.contains(&format!("src/{name}")))
+        });
+        paths.append(&mut sources);
         if part == Part::Ram {
-            let agent = fs::read(&self.programs.agent).context("reading the agent")?;
-            hasher.update(&agent);
+            paths.push(self.programs.agent.clone());
+        }
+        let mut hasher = blake3::Hasher::new();
+        for path in paths {
+            let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+            hasher.update(path.to_string_lossy().as_bytes()).update(&bytes);
         }
         Ok(hasher.finalize().to_hex().to_string())
     }
 }
 
-fn hash_folder(folder: &Path, hasher: &mut blake3::Hasher) -> Result<()> {
-    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
-    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    paths.sort();
-    for path in paths {
+/// Every file under a folder, in order; none when there is no such folder.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| format!("reading {}", folder.display()))?.path();
         if path.is_dir() {
-            hash_folder(&path, hasher)?;
+            found.append(&mut files(&path)?);
         } else {
-            let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-            hasher.update(path.to_string_lossy().as_bytes()).update(&bytes);
+            found.push(path);
         }
     }
-    Ok(())
+    found.sort();
+    Ok(found)
 }
 
 /// The last lines of a log, for a failure's message.

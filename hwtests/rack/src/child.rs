@@ -39,13 +39,18 @@ impl Child {
         log: &Path,
         inherited: Vec<OwnedFd>,
     ) -> Result<Self> {
-        let output = File::options().create(true).append(true).open(log);
-        let output = output.with_context(|| format!("opening {}", log.display()))?;
-        let errors = output.try_clone().context("copying a descriptor")?;
-        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        redirect(&mut command, log)?;
         let program = command.get_program().to_string_lossy().into_owned();
         let process = spawn(command, inherited);
         let process = process.with_context(|| format!("starting {program}"))?;
+        Ok(Child { name: name.to_owned(), process })
+    }
+
+    /// The same from this very thread, in whose namespaces it runs and with which it dies.
+    pub(crate) fn start_here(name: &str, mut command: Command, log: &Path) -> Result<Self> {
+        redirect(&mut command, log)?;
+        let program = command.get_program().to_string_lossy().into_owned();
+        let process = fork(command, &[]).with_context(|| format!("starting {program}"))?;
         Ok(Child { name: name.to_owned(), process })
     }
 
@@ -89,6 +94,14 @@ impl Drop for Child {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn redirect(command: &mut Command, log: &Path) -> Result<()> {
+    let output = File::options().create(true).append(true).open(log);
+    let output = output.with_context(|| format!("opening {}", log.display()))?;
+    let errors = output.try_clone().context("copying a descriptor")?;
+    command.stdin(Stdio::null()).stdout(output).stderr(errors);
+    Ok(())
 }
 
 type Order = (Command, Vec<OwnedFd>, mpsc::Sender<io::Result<Process>>);

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use rack::{Artefacts, Dhcp, Firmware, Node, NodeSpec, Part, Rack, Server, api::Deployment};
+use rack::{Artefacts, Firmware, Node, NodeSpec, Part, Rack, Server, api::Deployment};
 use serde_json::json;
 
 use crate::{
@@ -66,7 +66,8 @@ struct Stage {
 impl Stage {
     fn set(artefacts: &Artefacts, folder: &Path) -> Result<Self> {
         let mut rack = Rack::new(folder)?;
-        let server = Server::start(artefacts, &folder.join("server"), Dhcp::Server)?;
+        let options = rack::server::Options::new(&artefacts.store);
+        let server = Server::start(&artefacts.programs, &folder.join("server"), &options)?;
         println!("  `billet serve` answers at {}", server.base());
         let mut nodes = Vec::new();
         for (name, firmware) in [("bios", Firmware::Bios), ("uefi", Firmware::Uefi)] {

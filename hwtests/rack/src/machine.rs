@@ -130,10 +130,12 @@ fn disks(line: &mut Line, spec: &NodeSpec, parts: &Parts) {
     for (number, (disk, path)) in spec.disks.iter().zip(parts.disks).enumerate() {
         // The host's page cache stands for the disk: it outlives a killed QEMU.
         let file = escape(path);
+        let rate = disk.write_rate;
+        let rate = rate.map_or(String::new(), |rate| format!(",throttling.bps-write={}", rate.0));
         line.option(
             "-drive",
             &format!(
-                "if=none,id=disk{number},format=raw,cache=writeback,discard=unmap,file={file}"
+                "if=none,id=disk{number},format=raw,cache=writeback,discard=unmap,file={file}{rate}"
             ),
         );
         let device = match disk.bus {

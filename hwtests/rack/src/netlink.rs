@@ -29,6 +29,7 @@ const NLA_F_NESTED: u16 = 1 << 15;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_PID: u16 = 19;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_BR_FORWARD_DELAY: u16 = 1;
@@ -125,6 +126,21 @@ impl Netlink {
             .nest(IFLA_LINKINFO, |info| {
                 info.attr(IFLA_INFO_KIND, b"veth").nest(IFLA_INFO_DATA, |data| {
                     data.nest(VETH_INFO_PEER, |other| other.raw(&[0; 16]).name(IFLA_IFNAME, peer))
+                })
+            });
+        self.ask(request).with_context(|| format!("adding veth pair {name}, {peer}"))
+    }
+
+    /// `ip link add NAME type veth peer name PEER netns PID`
+    pub fn add_veth_to(&mut self, name: &str, peer: &str, pid: u32) -> Result<()> {
+        let request = Request::link(RTM_NEWLINK, NLM_F_CREATE_EXCL, false)
+            .name(IFLA_IFNAME, name)
+            .nest(IFLA_LINKINFO, |info| {
+                info.attr(IFLA_INFO_KIND, b"veth").nest(IFLA_INFO_DATA, |data| {
+                    data.nest(VETH_INFO_PEER, |other| {
+                        let other = other.raw(&[0; 16]).name(IFLA_IFNAME, peer);
+                        other.attr(IFLA_NET_NS_PID, &pid.to_ne_bytes())
+                    })
                 })
             });
         self.ask(request).with_context(|| format!("adding veth pair {name}, {peer}"))

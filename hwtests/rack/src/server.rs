@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -12,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     api::{Api, Enroll, NodeView},
-    artefacts::{Artefacts, last_lines},
+    artefacts::{Programs, last_lines},
     child::Child,
     node::Node,
     rack::{ADDRESS, BRIDGE},
@@ -33,6 +34,34 @@ pub enum Dhcp {
     Proxy,
 }
 
+/// What a server is started with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The store of images.
+    pub store: PathBuf,
+    /// Whose addresses the nodes have.
+    pub dhcp: Dhcp,
+    /// Whether a deployment ends when the new system answers, or already when it was started.
+    pub check_start: bool,
+    /// Failures of an agent after which it is not tried again.
+    pub failures: u32,
+    /// Where nodes are told to find it; its own address unless something stands between.
+    pub address: Ipv4Addr,
+}
+
+impl Options {
+    /// A server that gives addresses, for this store.
+    pub fn new(store: &Path) -> Self {
+        Options {
+            store: store.to_owned(),
+            dhcp: Dhcp::Server,
+            check_start: true,
+            failures: 5,
+            address: ADDRESS,
+        }
+    }
+}
+
 /// A running `billet serve`.
 pub struct Server {
     billet: PathBuf,
@@ -45,24 +74,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it for the store of `artefacts`, with its files in `folder`.
-    pub fn start(artefacts: &Artefacts, folder: &Path, dhcp: Dhcp) -> Result<Self> {
-        Server::with_store(artefacts, &artefacts.store, folder, dhcp)
-    }
-
-    /// The same for another store.
-    pub fn with_store(
-        artefacts: &Artefacts,
-        store: &Path,
-        folder: &Path,
-        dhcp: Dhcp,
-    ) -> Result<Self> {
+    /// Starts it with its files in `folder`.
+    pub fn start(programs: &Programs, folder: &Path, options: &Options) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         let folder = folder.canonicalize().context("resolving the server's folder")?;
         let configuration = folder.join("billet.toml");
-        fs::write(&configuration, configure(&folder, store, dhcp)).context("configuring")?;
+        fs::write(&configuration, configure(&folder, options)).context("configuring")?;
         let mut server = Server {
-            billet: artefacts.programs.billet.clone(),
+            billet: programs.billet.clone(),
             configuration,
             log: folder.join("serve.log"),
             key: Key::make(&folder)?,
@@ -172,18 +191,24 @@ fn base() -> String {
     format!("http://{ADDRESS}:{PORT}")
 }
 
-fn configure(folder: &Path, store: &Path, dhcp: Dhcp) -> String {
-    let (data, store) = (folder.join("data"), store.display());
-    let mode = match dhcp {
+fn configure(folder: &Path, options: &Options) -> String {
+    let quoted = |path: &Path| format!("{:?}", path.display().to_string());
+    let (data, store) = (quoted(&folder.join("data")), quoted(&options.store));
+    let mode = match options.dhcp {
         Dhcp::Server => "server",
         Dhcp::Proxy => "proxy",
     };
-    format!(
-        "data = {:?}\nstore = {:?}\n\n[http]\nlisten = \"0.0.0.0:{PORT}\"\n\n\
-         [dhcp]\nmode = \"{mode}\"\ninterfaces = [\"{BRIDGE}\"]\n\n\
-         [[dhcp.subnets]]\nnetwork = \"10.77.0.0/24\"\npools = [\"10.77.0.100-10.77.0.199\"]\n\
-         router = \"{ADDRESS}\"\n",
-        data.display().to_string(),
-        store.to_string(),
-    )
+    let Options { address, failures, .. } = options;
+    let check = if options.check_start { "ssh" } else { "none" };
+    let mut text = format!("data = {data}\nstore = {store}\naddress = \"{address}\"\n");
+    text += &format!("\n[http]\nlisten = \"{ADDRESS}:{PORT}\"\n");
+    text += &format!("\n[deploy]\nstart_check = \"{check}\"\nfailures = {failures}\n");
+    text += &format!("\n[dhcp]\nmode = \"{mode}\"\ninterfaces = [\"{BRIDGE}\"]\n");
+    if options.dhcp == Dhcp::Server {
+        text += &format!(
+            "\n[[dhcp.subnets]]\nnetwork = \"10.77.0.0/24\"\n\
+             pools = [\"10.77.0.100-10.77.0.199\"]\nrouter = \"{ADDRESS}\"\n"
+        );
+    }
+    text
 }

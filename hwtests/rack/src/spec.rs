@@ -139,11 +139,19 @@ pub struct DiskSpec {
     pub sector: u32,
     /// Its serial number; `<node>-<number>` when absent.
     pub serial: Option<String>,
+    /// At most this much is written in a second.
+    pub write_rate: Option<Size>,
 }
 
 impl Default for DiskSpec {
     fn default() -> Self {
-        DiskSpec { size: Size::gib(4), bus: Bus::default(), sector: 512, serial: None }
+        DiskSpec {
+            size: Size::gib(4),
+            bus: Bus::default(),
+            sector: 512,
+            serial: None,
+            write_rate: None,
+        }
     }
 }
 
@@ -151,6 +159,12 @@ impl DiskSpec {
     /// A disk of this size on this bus, 512-byte sectors.
     pub fn new(size: Size, bus: Bus) -> Self {
         DiskSpec { size, bus, ..DiskSpec::default() }
+    }
+
+    /// The same, writing no more than this much in a second.
+    pub fn slow(mut self, rate: Size) -> Self {
+        self.write_rate = Some(rate);
+        self
     }
 }
 

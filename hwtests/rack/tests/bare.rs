@@ -1,0 +1,58 @@
+//! Four blank machines become Debian at once: every firmware's way, several cards and disks.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use rack::{
+    Bus, DiskSpec, Firmware, NicModel, NodeSpec, Part, Size,
+    stage::{self, Program, Stage, Story},
+};
+
+static PROGRAM: Program = Program {
+    parts: &[Part::Ram, Part::Bare],
+    cached_store: true,
+    options: |options| options,
+    at_once: 1,
+};
+
+/// Four emulated machines on two cores.
+const PATIENCE: Duration = Duration::from_secs(540);
+
+fn main() -> ExitCode {
+    stage::run(&PROGRAM, vec![Story { name: "four_machines_at_once", play: four_machines }])
+}
+
+fn four_machines(stage: &Stage) -> Result<()> {
+    let disk = |bus| vec![DiskSpec::new(Size::gib(6), bus)];
+    let specs = [
+        NodeSpec::new("bios-virtio", Firmware::Bios).with_disks(disk(Bus::Virtio)),
+        NodeSpec::new("bios-e1000-nvme", Firmware::Bios)
+            .with_nic(NicModel::E1000)
+            .with_disks(disk(Bus::Nvme)),
+        NodeSpec::new("uefi-pxe", Firmware::Uefi).with_disks(disk(Bus::Ahci)),
+        NodeSpec::new("uefi-http", Firmware::UefiHttp).with_disks(disk(Bus::Nvme)),
+    ];
+    let mut open = Vec::new();
+    for spec in specs {
+        let firmware = spec.firmware;
+        let node = stage.enrolled(spec)?;
+        open.push((node.clone(), firmware, stage.deploy(&node, "bare")?));
+    }
+    for (node, firmware, deployment) in &open {
+        let name = node.name();
+        stage.done(deployment, PATIENCE).with_context(|| format!("imaging {name}"))?;
+        let script = "cat /etc/hostname; [ -d /sys/firmware/efi ] && echo uefi || echo bios; \
+                      findmnt -no SIZE -b /; systemctl is-system-running --wait || \
+                      systemctl --failed --no-legend";
+        let server = stage.server();
+        let said = server.ssh(&name, script, PATIENCE).with_context(|| format!("asking {name}"))?;
+        let lines: Vec<_> = said.lines().map(str::trim).collect();
+        let kind = if *firmware == Firmware::Bios { "bios" } else { "uefi" };
+        ensure!(lines.first() == Some(&name.as_str()), "{name} says it is {lines:?}");
+        ensure!(lines.get(1) == Some(&kind), "{name} says it is {lines:?}");
+        let size: u64 = lines.get(2).context("no size")?.parse().context("reading a size")?;
+        ensure!(size > 5 << 30, "{name}'s file system was not grown: {size} bytes of 6 GiB");
+        ensure!(lines.get(3) == Some(&"running"), "{name} has failed units: {lines:?}");
+    }
+    Ok(())
+}
