@@ -22,5 +22,6 @@ mod ra;
 mod registry;
 mod store;
 mod subnet;
+mod tftp;
 
 fn main() {}

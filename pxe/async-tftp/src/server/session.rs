@@ -1,0 +1,224 @@
+//! One transfer on its own socket: what the [window](super::window) wants sent is sent, and what
+//! the client says is told to it.
+
+use std::{
+    future::poll_fn,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::AsyncRead,
+    net::UdpSocket,
+    time::{Sleep, sleep_until},
+};
+
+use super::{
+    handler::Outcome,
+    options::Agreed,
+    socket,
+    window::{Ack, Window},
+};
+use crate::{
+    error::Result,
+    packet::{self, Packet},
+};
+
+/// The shortest pause that tokio's timer knows, between two bursts of one window.
+const GAP: Duration = Duration::from_millis(1);
+/// Longer than every packet that means something here; the rest of a longer one is cut off,
+/// and it is then none of ours.
+const LONGEST: usize = 516;
+const OPCODE_ACK: [u8; 2] = [0, 4];
+const OPCODE_ERROR: [u8; 2] = [0, 5];
+
+/// What woke a session.
+enum Wake {
+    Timer,
+    Ack(u16),
+    Error,
+}
+
+/// One transfer.
+pub(crate) struct Session<R> {
+    socket: UdpSocket,
+    reader: R,
+    window: Window,
+    /// The OACK, until it is acknowledged, and when it was last sent.
+    greeting: Option<(Vec<u8>, Option<Instant>)>,
+    timeout: Duration,
+    retries: u32,
+    /// How often the same was sent again in vain.
+    vain: u32,
+    /// Set when the client asked again from the same port: then this transfer answers what it
+    /// is asked, but repeats nothing by itself.
+    superseded: Arc<AtomicBool>,
+    /// When to stop waiting. The timer is set anew only when it fires too early, or would fire
+    /// too late: it is not touched for each packet.
+    deadline: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl<R: AsyncRead + Unpin> Session<R> {
+    pub(crate) fn new(
+        local: IpAddr,
+        peer: SocketAddr,
+        reader: R,
+        agreed: Agreed,
+        retries: u32,
+        superseded: Arc<AtomicBool>,
+    ) -> Result<Self> {
+        let deadline = Instant::now() + agreed.timeout;
+        let greeting = agreed.oack.map(|opts| (Packet::OAck(opts).to_bytes().to_vec(), None));
+        Ok(Session {
+            socket: socket::connect(local, peer)?,
+            reader,
+            window: Window::new(agreed.block_size, agreed.window_size, retries),
+            greeting,
+            timeout: agreed.timeout,
+            retries,
+            vain: 0,
+            superseded,
+            deadline,
+            timer: Box::pin(sleep_until(deadline.into())),
+        })
+    }
+
+    /// Runs to the end. When reading fails the client is told.
+    pub(crate) async fn run(mut self) -> Result<Outcome> {
+        match self.drive().await {
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(Outcome::Gone),
+            Err(e) => {
+                let told = Packet::Error(packet::Error::from(e)).to_bytes().to_vec();
+                socket::send_all(&self.socket, [told].iter())?;
+                Ok(Outcome::Refused)
+            }
+            Ok(outcome) => Ok(outcome),
+        }
+    }
+
+    async fn drive(&mut self) -> io::Result<Outcome> {
+        // Read first: what cannot be read is refused before anything is promised.
+        self.window.fill(&mut self.reader).await?;
+        loop {
+            self.send()?;
+            match self.wake_for_sending().await? {
+                Some(outcome) => return Ok(outcome),
+                None if self.window.is_complete() => return Ok(Outcome::Complete),
+                None => self.window.fill(&mut self.reader).await?,
+            }
+        }
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        self.deadline = now + self.timeout;
+        if let Some((oack, sent)) = &mut self.greeting {
+            *sent = Some(now);
+            return socket::send_all(&self.socket, [&*oack].into_iter());
+        }
+        socket::send_all(&self.socket, self.window.due())?;
+        self.window.left(now);
+        if !self.window.is_sent() {
+            self.deadline = now + GAP;
+        }
+        Ok(())
+    }
+
+    /// Waits until there is something to send, or the transfer has ended.
+    async fn wake_for_sending(&mut self) -> io::Result<Option<Outcome>> {
+        loop {
+            match self.wake().await? {
+                Wake::Error => return Ok(Some(Outcome::Aborted)),
+                Wake::Ack(id) if self.acknowledge(id) => return Ok(None),
+                Wake::Ack(_) => {}
+                Wake::Timer if self.greeting.is_none() && !self.window.is_sent() => {
+                    return Ok(None);
+                }
+                Wake::Timer if self.superseded.load(Ordering::Relaxed) => {
+                    return Ok(Some(Outcome::Superseded));
+                }
+                Wake::Timer if self.vain == self.retries => return Ok(Some(Outcome::Silent)),
+                Wake::Timer => {
+                    self.vain += 1;
+                    if self.greeting.is_none() {
+                        self.window.repeat();
+                    }
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// Takes an acknowledgement; tells whether there is something to send now.
+    fn acknowledge(&mut self, id: u16) -> bool {
+        let now = Instant::now();
+        match &self.greeting {
+            Some(_) if id != 0 => return false,
+            Some((_, sent)) => {
+                if let (Some(sent), 0) = (sent, self.vain) {
+                    self.window.answered_in(now.saturating_duration_since(*sent));
+                }
+                self.greeting = None;
+                self.vain = 0;
+                return true;
+            }
+            None => {}
+        }
+        match self.window.acknowledge(id, now) {
+            Ack::Progress => self.vain = 0,
+            Ack::Again => {}
+            Ack::Nothing => return false,
+        }
+        true
+    }
+
+    async fn wake(&mut self) -> io::Result<Wake> {
+        let mut buf = [0; LONGEST];
+        loop {
+            match self.socket.try_recv(&mut buf) {
+                Ok(len) => match (buf.first_chunk(), &buf[2..len.max(2)]) {
+                    (Some(&OPCODE_ERROR), _) if len >= 2 => return Ok(Wake::Error),
+                    (Some(&OPCODE_ACK), &[high, low]) => {
+                        return Ok(Wake::Ack(u16::from_be_bytes([high, low])));
+                    }
+                    _ => {}
+                },
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if self.wait().await? {
+                        return Ok(Wake::Timer);
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Waits for a packet, or until the deadline: then true.
+    async fn wait(&mut self) -> io::Result<bool> {
+        if self.timer.deadline().into_std() > self.deadline {
+            self.timer.as_mut().reset(self.deadline.into());
+        }
+        let Session { socket, timer, deadline, .. } = self;
+        poll_fn(|cx| {
+            if let Poll::Ready(ready) = socket.poll_recv_ready(cx) {
+                return Poll::Ready(ready.map(|()| false));
+            }
+            while timer.as_mut().poll(cx).is_ready() {
+                if Instant::now() >= *deadline {
+                    return Poll::Ready(Ok(true));
+                }
+                timer.as_mut().reset((*deadline).into());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}

@@ -1,0 +1,5 @@
+//! Upstream's tests, and those of what was corrected. Some run with the real `atftp`.
+
+mod external_client;
+mod packet;
+mod rrq;
