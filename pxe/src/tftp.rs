@@ -7,7 +7,6 @@
 
 use std::{
     collections::HashMap,
-    fmt::Write as _,
     future::Future,
     io::{self, Cursor},
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
@@ -25,20 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use tokio::sync::{Mutex, oneshot};
 use tracing::{debug, info, warn};
 
-/// The names that are served; each is a file in the boot folder, or absent.
-pub const PROGRAMS: [&str; 9] = [
-    "undionly.kpxe",
-    "ipxe.pxe",
-    "ipxe.efi",
-    "snponly.efi",
-    "ipxe-i386.efi",
-    "snponly-i386.efi",
-    "ipxe-arm64.efi",
-    "snponly-arm64.efi",
-    "ipxe-riscv64.efi",
-];
-
-/// More than any boot program has, and what nine of them may at most keep in memory each.
+/// More than any boot program has, and how much of memory one of them may take.
 const LARGEST_PROGRAM: u64 = 64 << 20;
 
 /// Who fetched which program, told once for each whole transfer.
@@ -96,7 +82,8 @@ fn within<'de, D: Deserializer<'de>, const LOW: u16, const HIGH: u16>(
         .ok_or_else(|| D::Error::custom(format!("{value} given, {LOW} to {HIGH} is possible")))
 }
 
-/// Serves the programs in `boot_dir` on each of `addresses` until `shutdown`.
+/// Serves the files of `boot_dir` that are named in `programs`, on each of `addresses`, until
+/// `shutdown`.
 ///
 /// Every address has a server of its own, so that answers come from where the question went.
 /// An address that cannot be bound is an error at once. `fetched` is called from the serving
@@ -104,12 +91,13 @@ fn within<'de, D: Deserializer<'de>, const LOW: u16, const HIGH: u16>(
 pub async fn serve(
     config: TftpConfig,
     boot_dir: PathBuf,
+    programs: &'static [&'static str],
     addresses: Vec<Ipv4Addr>,
     fetched: impl Fn(IpAddr, &str) + Send + Sync + 'static,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let sockets = bind(config.port, &addresses)?;
-    serve_on(sockets, &config, boot_dir, fetched, shutdown).await
+    serve_on(sockets, &config, boot_dir, programs, fetched, shutdown).await
 }
 
 fn bind(port: u16, addresses: &[Ipv4Addr]) -> anyhow::Result<Vec<UdpSocket>> {
@@ -125,10 +113,11 @@ pub async fn serve_on(
     sockets: Vec<UdpSocket>,
     config: &TftpConfig,
     boot_dir: PathBuf,
+    programs: &'static [&'static str],
     fetched: impl Fn(IpAddr, &str) + Send + Sync + 'static,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let programs = Programs::new(boot_dir, Arc::new(fetched));
+    let programs = Programs::new(boot_dir, programs, Arc::new(fetched));
     let config = config.clone();
     let (stop, stopped) = oneshot::channel::<()>();
     let (end, ended) = oneshot::channel();
@@ -196,6 +185,7 @@ async fn build(
 #[derive(Clone)]
 struct Programs {
     dir: PathBuf,
+    names: &'static [&'static str],
     loaded: Arc<HashMap<&'static str, Mutex<Option<Program>>>>,
     fetched: Arc<Fetched>,
 }
@@ -208,13 +198,13 @@ struct Program {
 }
 
 impl Programs {
-    fn new(dir: PathBuf, fetched: Arc<Fetched>) -> Self {
-        let loaded = PROGRAMS.iter().map(|name| (*name, Mutex::new(None))).collect();
-        Programs { dir, loaded: Arc::new(loaded), fetched }
+    fn new(dir: PathBuf, names: &'static [&'static str], fetched: Arc<Fetched>) -> Self {
+        let loaded = names.iter().map(|name| (*name, Mutex::new(None))).collect();
+        Programs { dir, names, loaded: Arc::new(loaded), fetched }
     }
 
     async fn get(&self, name: &str) -> Result<Arc<[u8]>, Told> {
-        let (name, slot) = self.loaded.get_key_value(name).ok_or_else(|| unknown(name))?;
+        let (name, slot) = self.loaded.get_key_value(name).ok_or_else(|| self.unknown(name))?;
         let path = self.dir.join(name);
         // Only those who want the same program wait while it is read.
         let mut slot = slot.lock().await;
@@ -227,6 +217,16 @@ impl Programs {
         info!("{} is served by TFTP, {} bytes", path.display(), bytes.len());
         *slot = Some(Program { stamp, bytes: Arc::clone(&bytes) });
         Ok(bytes)
+    }
+
+    /// What somebody is told who asks for anything else. iPXE tries `autoexec.ipxe` at each
+    /// start and goes on when it hears "file not found", so that is the code for every
+    /// unknown name.
+    fn unknown(&self, name: &str) -> Told {
+        if Path::new(name).components().any(|part| part.as_os_str() == "..") {
+            return Told::PermissionDenied;
+        }
+        Told::NotHere(format!("no such boot program, there are {}", self.names.join(" ")))
     }
 }
 
@@ -242,19 +242,6 @@ fn stamp(path: &Path) -> io::Result<(SystemTime, u64)> {
 fn unreadable(path: &Path, error: &io::Error) -> Told {
     warn!("reading {}: {error}", path.display());
     Told::NotHere("this boot program is not in the boot folder".to_string())
-}
-
-/// What somebody is told who asks for anything else. iPXE tries `autoexec.ipxe` at each start
-/// and goes on when it hears "file not found", so that is the code for every unknown name.
-fn unknown(name: &str) -> Told {
-    if Path::new(name).components().any(|part| part.as_os_str() == "..") {
-        return Told::PermissionDenied;
-    }
-    let mut told = "no such boot program, there are".to_string();
-    for program in PROGRAMS {
-        let _ = write!(told, " {program}");
-    }
-    Told::NotHere(told)
 }
 
 impl Handler for Programs {
@@ -318,7 +305,11 @@ mod tests {
         std::fs::write(boot.join("kernel"), "kernel").unwrap();
         std::fs::write(boot.join("ipxe.efi"), "one").unwrap();
         std::fs::create_dir(boot.join("snponly.efi")).unwrap();
-        let programs = Programs::new(boot.clone(), Arc::new(|_, _: &str| {}));
+        let programs = Programs::new(
+            boot.clone(),
+            &["ipxe.efi", "snponly.efi", "undionly.kpxe"],
+            Arc::new(|_, _: &str| {}),
+        );
         assert_eq!(&*programs.get("ipxe.efi").await.unwrap(), b"one");
         std::fs::write(boot.join("ipxe.efi"), "another").unwrap();
         assert_eq!(&*programs.get("ipxe.efi").await.unwrap(), b"another");
