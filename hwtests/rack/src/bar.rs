@@ -7,6 +7,8 @@ use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 use protocol::Step;
 use rack::api::Deployment;
 
+use crate::out::line;
+
 /// Where on the whole way each step begins, in thousandths: by how long they usually take.
 const BEGINS: [(Step, u64); 10] = [
     (Step::Boot, 0),
@@ -76,14 +78,14 @@ impl Bar {
         let quarter = (4 * done).checked_div(total).unwrap_or(0);
         if self.last != Some((deployment.step, quarter)) {
             self.last = Some((deployment.step, quarter));
-            println!("  {:<6} {words}", self.name);
+            line(format_args!("  {:<6} {words}", self.name));
         }
     }
 
     /// The last word on it.
     pub(crate) fn end(&mut self, well: bool, words: &str) {
         let Some(bar) = &self.moving else {
-            println!("  {:<6} {words}", self.name);
+            line(format_args!("  {:<6} {words}", self.name));
             return;
         };
         if well {

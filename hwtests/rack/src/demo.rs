@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::{
     bar::{Bar, Bars},
+    out::line,
     timeline,
 };
 
@@ -34,10 +35,11 @@ lsblk -o NAME,SIZE,FSTYPE,LABEL,MOUNTPOINTS | sed 's/^/disk        /'
 
 /// Runs it; everything is left in `keep` when that is given.
 pub(crate) fn run(keep: Option<PathBuf>) -> Result<ExitCode> {
-    println!("\nTwo blank machines become Debian.\n");
+    line("\nTwo blank machines become Debian.\n");
     let began = Instant::now();
-    let artefacts = Artefacts::prepare(&[Part::Ram, Part::Bare], |what| println!("  {what}"))?;
-    println!("  RAM system and image are ready ({:.1} s)", began.elapsed().as_secs_f64());
+    let artefacts =
+        Artefacts::prepare(&[Part::Ram, Part::Bare], |what| line(format_args!("  {what}")))?;
+    line(format_args!("  RAM system and image are ready ({:.1} s)", began.elapsed().as_secs_f64()));
 
     let scratch = tempfile::tempdir().context("making a folder")?;
     let folder = keep.as_deref().unwrap_or(scratch.path());
@@ -45,12 +47,13 @@ pub(crate) fn run(keep: Option<PathBuf>) -> Result<ExitCode> {
     let mut stage = Stage::set(&artefacts, folder)?;
     let done = stage.play();
     if done.is_err() {
-        println!("\n  the server's log ends:\n{}", stage.server.log_tail());
+        line(format_args!("\n  the server's log ends:\n{}", stage.server.log_tail()));
         for node in &stage.nodes {
-            println!("\n  {}'s console ends:\n{}", node.name(), node.console().tail());
+            let (name, tail) = (node.name(), node.console().tail());
+            line(format_args!("\n  {name}'s console ends:\n{tail}"));
         }
         // Kept for whoever wants to know why.
-        println!("  everything else is in {}", scratch.keep().display());
+        line(format_args!("  everything else is in {}", scratch.keep().display()));
     }
     done
 }
@@ -68,12 +71,15 @@ impl Stage {
         let mut rack = Rack::new(folder)?;
         let options = rack::server::Options::new(&artefacts.store);
         let server = Server::start(&artefacts.programs, &folder.join("server"), &options)?;
-        println!("  `billet serve` answers at {}", server.base());
+        line(format_args!("  `billet serve` answers at {}", server.base()));
         let mut nodes = Vec::new();
         for (name, firmware) in [("bios", Firmware::Bios), ("uefi", Firmware::Uefi)] {
             let node = rack.add(NodeSpec::new(name, firmware))?;
             server.enroll(&node).with_context(|| format!("enrolling {name}"))?;
-            println!("  {name}: {} with 256 MiB of memory and an empty 4 GiB disk", node.mac());
+            line(format_args!(
+                "  {name}: {} with 256 MiB of memory and an empty 4 GiB disk",
+                node.mac()
+            ));
             nodes.push(node);
         }
         Ok(Stage { nodes, server, _rack: rack })
@@ -81,7 +87,7 @@ impl Stage {
 
     fn play(&mut self) -> Result<ExitCode> {
         let start = Timestamp::now();
-        println!("\nPower on.\n");
+        line("\nPower on.\n");
         let bars = Bars::new();
         let mut open = Vec::new();
         for node in &self.nodes {
@@ -94,11 +100,11 @@ impl Stage {
         if well {
             self.log_in()?;
         }
-        println!("\nWhat happened when, counted from power-on:\n");
-        for line in timeline::render(&self.server.api().events(0)?, start)? {
-            println!("{line}");
+        line("\nWhat happened when, counted from power-on:\n");
+        for happened in timeline::render(&self.server.api().events(0)?, start)? {
+            line(happened);
         }
-        println!();
+        line("");
         Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
@@ -121,14 +127,14 @@ impl Stage {
     }
 
     fn log_in(&self) -> Result<()> {
-        println!("\nWhat they say of themselves, over SSH:");
+        line("\nWhat they say of themselves, over SSH:");
         for node in &self.nodes {
             let name = node.name();
             let target = self.server.target(&name)?;
-            println!("\n  ssh root@{}  (host key checked)", target.address);
+            line(format_args!("\n  ssh root@{}  (host key checked)", target.address));
             let said = self.server.ssh(&name, QUESTIONS, Duration::from_secs(120))?;
-            for line in said.lines() {
-                println!("    {line}");
+            for word in said.lines() {
+                line(format_args!("    {word}"));
             }
         }
         Ok(())

@@ -4,6 +4,7 @@ mod bar;
 mod control;
 mod demo;
 mod holder;
+mod out;
 mod remote;
 mod timeline;
 

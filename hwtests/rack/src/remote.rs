@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Write},
     os::unix::{net::UnixStream, process::CommandExt},
     path::Path,
     process::{Command, ExitCode, Stdio},
@@ -14,7 +14,10 @@ use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets};
 use nix::sched::{CloneFlags, setns};
 
-use crate::control::{Answer, NodeLine, Power, Request, SOCKET};
+use crate::{
+    control::{Answer, NodeLine, Power, Request, SOCKET},
+    out::line,
+};
 
 /// How long a rack may take to stand.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -56,7 +59,8 @@ pub(crate) fn ls(folder: &Path, json: bool) -> Result<()> {
         bail!("the holder answered something else");
     };
     if json {
-        return line(&serde_json::to_string_pretty(&nodes)?);
+        line(serde_json::to_string_pretty(&nodes)?);
+        return Ok(());
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -64,7 +68,8 @@ pub(crate) fn ls(folder: &Path, json: bool) -> Result<()> {
     for node in nodes {
         table.add_row(row(&node));
     }
-    line(&table.to_string())
+    line(table);
+    Ok(())
 }
 
 fn row(node: &NodeLine) -> [String; 7] {
@@ -95,7 +100,7 @@ pub(crate) fn console(folder: &Path, node: String, follow: bool) -> Result<()> {
         // The last line may still grow: while following it is held back until it is whole.
         let whole = if follow { lines.len().saturating_sub(1) } else { lines.len() };
         for shown in lines.iter().take(whole) {
-            line(&format!("{:9.2}  {}", shown.at, shown.text))?;
+            line(format_args!("{:9.2}  {}", shown.at, shown.text));
         }
         if !follow {
             return Ok(());
@@ -151,13 +156,5 @@ fn ask(folder: &Path, request: &Request) -> Result<Answer> {
     match serde_json::from_str(&answer).context("understanding the holder")? {
         Answer::Failed { reason } => bail!("{reason}"),
         answer => Ok(answer),
-    }
-}
-
-fn line(text: &str) -> Result<()> {
-    match writeln!(io::stdout(), "{text}") {
-        // Whoever read has read enough (`rack console n1 | head`).
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        done => done.context("printing"),
     }
 }

@@ -3,13 +3,19 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     process::{Command, ExitCode},
     time::Duration,
 };
 
 use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
-use rack::{Child, Firmware, NodeSpec, Rack, cable::Kind, tool};
+use rack::{
+    Firmware, Neighbour, NodeSpec, Rack, Size, Tiny,
+    cable::Kind,
+    tiny::{self, BOOTS},
+    tool,
+};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -31,7 +37,11 @@ fn main() -> ExitCode {
         });
         trial.with_ignored_flag(ignored)
     });
-    libtest_mimic::run(&arguments, trials.into()).exit_code()
+    let tiny = Trial::test("a_tiny_disk_says_that_it_boots", || {
+        tiny_boots().map_err(|error| Failed::from(format!("{error:#}")))
+    });
+    let trials = trials.into_iter().chain([tiny]).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 /// A script for the iPXE in the card's ROM, and any file at all for OVMF's own PXE client.
@@ -42,12 +52,12 @@ fn boots_over(kind: Kind) -> Result<()> {
     let mut dnsmasq = Command::new(tool::program("dnsmasq", "dnsmasq-base")?);
     dnsmasq
         .args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--log-facility=-"])
-        .args(["--user=root", "--interface=rack0", "--dhcp-range=10.77.0.100,10.77.0.199"])
+        .args(["--user=root", "--interface=wire0", "--dhcp-range=10.77.0.100,10.77.0.199"])
         .args(["--log-dhcp", "--enable-tftp", "--dhcp-boot=hello.ipxe"])
         .arg(format!("--tftp-root={}", folder.path().display()))
         .arg(format!("--dhcp-leasefile={}/leases", folder.path().display()));
     let log = folder.path().join("dnsmasq.log");
-    let _server = Child::start("dnsmasq", dnsmasq, &log, Vec::new())?;
+    let _server = Neighbour::start(1, Ipv4Addr::new(10, 77, 0, 2), dnsmasq, &log)?;
 
     let bios = rack.add(NodeSpec::new("bios", Firmware::Bios))?;
     let uefi = rack.add(NodeSpec::new("uefi", Firmware::Uefi))?;
@@ -70,5 +80,21 @@ fn boots_over(kind: Kind) -> Result<()> {
     bios.plug()?;
     bios.reset()?;
     bios.console().wait_for("the rack says hello", PATIENCE)?;
+    Ok(())
+}
+
+fn tiny_boots() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let disk = Tiny::make(folder.path(), "hello", Size::mib(4))?;
+    let mut rack = Rack::new(&folder.path().join("rack"))?;
+    let node = rack.add(NodeSpec::new("tiny", Firmware::Bios))?;
+    tiny::does_not_boot(node.disk(0)?)?;
+    ensure!(disk.is_on(node.disk(0)?).is_err(), "the disk is empty");
+    fs::copy(&disk.path, node.disk(0)?)?;
+    disk.is_on(node.disk(0)?)?;
+    ensure!(tiny::does_not_boot(node.disk(0)?).is_err(), "the disk boots");
+    tiny::table_is_sound(node.disk(0)?)?;
+    node.power_on()?;
+    node.console().wait_for(&format!("{BOOTS} hello"), PATIENCE)?;
     Ok(())
 }
