@@ -76,15 +76,20 @@ impl Modules {
         Some(self.files.get(module)?.iter().rev().map(String::as_str).collect())
     }
 
-    /// Loads a module by its name or an alias of it, and what it needs first. A module that
-    /// is in already, or built into the kernel, is no error; one that is not there is.
+    /// Loads a module by its name, or all that have it for an alias, and what they need first.
+    /// A module that is in already is no error. Of several, one that loads is enough: of the
+    /// checksums called `crypto-crc32c` one wants an instruction that not every CPU has.
     pub(crate) fn load(&mut self, name: &str) -> Result<()> {
         let plain = name.replace('-', "_");
         let names = if self.files.contains_key(&plain) { vec![plain] } else { self.matching(name) };
         if names.is_empty() {
             return Err(anyhow!("no module `{name}` in {}", self.folder.display()));
         }
-        names.iter().try_for_each(|module| self.load_module(module))
+        let loaded: Vec<Result<()>> = names.iter().map(|name| self.load_module(name)).collect();
+        match loaded.iter().any(Result::is_ok) {
+            true => Ok(()),
+            false => loaded.into_iter().collect(),
+        }
     }
 
     fn load_module(&mut self, module: &str) -> Result<()> {
