@@ -1,0 +1,105 @@
+//! A recipe becomes a disk: packages and overlay into a system, the system onto a disk.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    debian::{self, Apt, Source},
+    manifest::Boot,
+    recipe::Recipe,
+    recipe_disk::{Layout, Parts},
+    recipe_system::System,
+    scratch::Scratch,
+    tool::{self, Tool},
+};
+
+/// Programs of the host that a build runs.
+const TOOLS: [Tool; 4] = [
+    Tool { program: "mmdebstrap", package: "mmdebstrap" },
+    Tool { program: "mke2fs", package: "e2fsprogs" },
+    Tool { program: "tar", package: "tar" },
+    Tool { program: "truncate", package: "coreutils" },
+];
+
+/// What a build may be told.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Folder for the disk; made when it is not there.
+    pub out: PathBuf,
+    /// Suite in place of the recipe's.
+    pub suite: Option<String>,
+    /// Mirror in place of the host's own; asked alone, without updates from elsewhere.
+    pub mirror: Option<String>,
+    /// Folder that keeps downloaded packages for the next build.
+    pub cache: Option<PathBuf>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Built {
+    /// The disk: raw, sparse, `<recipe>.raw` in the folder.
+    pub disk: PathBuf,
+    /// How to start its system without firmware.
+    pub boot: Option<Boot>,
+    /// Number of the partition for a node's identity.
+    pub seed: Option<u32>,
+    /// Source of the packages.
+    pub source: Source,
+    /// The build's moment in seconds of Unix time: the release of the suite.
+    pub epoch: u64,
+}
+
+/// Builds the disk of `recipe`; `progress` is told each step as it begins.
+///
+/// Two builds from the same packages give the same bytes. It needs no root: as an ordinary user
+/// the packages are installed in a user namespace.
+pub fn build(recipe: &Recipe, options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Built> {
+    tool::need(&[&TOOLS[..], &debian::TOOLS[..]].concat())?;
+    let suite = options.suite.as_deref().unwrap_or(&recipe.suite);
+    let source = Source::new(suite, options.mirror.as_deref(), &recipe.components);
+    let scratch = Scratch::new(&options.out)?;
+
+    progress(&format!("asking {} for {suite}", source.mirror));
+    let apt = Apt::new(&scratch.join("apt"), &source)?;
+    let epoch = apt.released()?;
+    let system =
+        System::build(recipe, &source, epoch, options.cache.as_deref(), &scratch, progress)?;
+
+    progress("writing the disk");
+    let layout = Layout::new(recipe.disk);
+    let unfinished = scratch.join("disk");
+    let disk = layout.create(&unfinished)?;
+    layout.write_table(&disk, recipe)?;
+    let parts = Parts::read(&scratch)?;
+    layout.write_grub(&disk, &parts)?;
+    layout.write_esp(&disk, recipe, &parts)?;
+    system.write_root(&disk, &layout, recipe, epoch)?;
+    disk.sync_all().context("flushing the disk")?;
+
+    let path = options.out.join(format!("{}.raw", recipe.name));
+    fs::rename(&unfinished, &path).with_context(|| format!("naming {}", path.display()))?;
+    Ok(Built {
+        disk: path,
+        boot: Some(boot(recipe, &scratch.join("kernel"))?),
+        seed: Some(Layout::SEED),
+        source,
+        epoch,
+    })
+}
+
+/// What `kexec` needs, from the names that the new system told.
+fn boot(recipe: &Recipe, names: &Path) -> Result<Boot> {
+    let text = fs::read_to_string(names).context("reading the names of kernel and RAM disk")?;
+    let mut lines = text.lines().map(str::to_owned);
+    let kernel = lines.next().context("the new system has no kernel")?;
+    Ok(Boot {
+        partition: Layout::ROOT,
+        kernel,
+        ramdisk: lines.next(),
+        command_line: recipe.command_line(),
+    })
+}

@@ -1,0 +1,232 @@
+//! The system of a recipe: mmdebstrap makes it as an archive, mke2fs makes that a file system.
+//!
+//! As root both work on the host's own identifiers; as an ordinary user mmdebstrap makes a user
+//! namespace of the user's subordinate ones, so that files belong to whom they should. Neither
+//! mounts an image nor needs a loop device.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    debian::Source, ext4, recipe::Recipe, recipe_disk::Layout, scratch::Scratch, sparse, tool,
+};
+
+/// Packages that are needed to make GRUB's programs, and stay out of the image.
+const GRUB: &str = "grub-common grub-pc-bin grub-efi-amd64-bin libdevmapper1.02.1";
+/// Files of the new system's `/billet` that the disk needs.
+pub(crate) const RESULTS: [&str; 4] = ["boot.img", "core.img", "bootx64.efi", "kernel"];
+/// Where a user's subordinate identifiers are given.
+const SUBORDINATE: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
+/// Features of the root file system: what GRUB and every kernel of the suite know, whatever the
+/// host's mke2fs would choose.
+const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,\
+                        flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,\
+                        metadata_csum";
+/// From an archive on standard input to a file system on standard output. Devices come from the
+/// kernel, and a user namespace could not make them.
+const MAKE_ROOT: &str = r#"
+set -eu
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+mkdir "$dir/root"
+tar --extract --numeric-owner --same-permissions --xattrs --xattrs-include='*' \
+    --exclude='./dev/*' --directory "$dir/root"
+truncate --size "$1" "$dir/file"
+shift
+mke2fs -q -d "$dir/root" "$@" "$dir/file" >&2
+cat "$dir/file"
+"#;
+
+/// A system that is made but on no disk yet.
+#[derive(Debug)]
+pub(crate) struct System {
+    archive: PathBuf,
+    errors: PathBuf,
+}
+
+impl System {
+    /// Installs packages and overlay; leaves [`RESULTS`] in `scratch`.
+    pub(crate) fn build(
+        recipe: &Recipe,
+        source: &Source,
+        epoch: u64,
+        cache: Option<&Path>,
+        scratch: &Scratch,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Self> {
+        check_user()?;
+        stage(recipe, &scratch.join("overlay"), epoch)?;
+        let archive = scratch.join("system.tar");
+        let mut mmdebstrap = tool::command("mmdebstrap");
+        mmdebstrap
+            .current_dir(scratch.path())
+            .env("SOURCE_DATE_EPOCH", epoch.to_string())
+            .args(["--variant=apt", "--architectures=amd64", "--format=tar"])
+            // The system is made anew after a power cut; dpkg need not sync every file.
+            .args(["--dpkgopt=force-unsafe-io"])
+            .arg(format!("--include={}", recipe.packages.join(",")));
+        if let Some(cache) = cache {
+            keep_packages(&mut mmdebstrap, cache)?;
+        }
+        add_hooks(&mut mmdebstrap);
+        mmdebstrap.args([source.suite.as_str(), "system.tar"]).args(source.lines());
+        tool::run(&mut mmdebstrap, &mut |line| {
+            // mmdebstrap's own steps; the rest is the chatter of apt and dpkg.
+            if let Some(step) = line.strip_prefix("I: ").filter(|step| step.ends_with("...")) {
+                progress(step.trim_end_matches('.'));
+            }
+        })
+        .context("installing packages")?;
+        Ok(System { archive, errors: scratch.join("errors") })
+    }
+
+    /// Writes the root file system into its partition.
+    pub(crate) fn write_root(
+        &self,
+        disk: &File,
+        layout: &Layout,
+        recipe: &Recipe,
+        epoch: u64,
+    ) -> Result<()> {
+        let root = layout.root();
+        let mut child = in_namespace()
+            .args(["sh", "-c", MAKE_ROOT, "sh", &root.size.to_string()])
+            .args(["-t", "ext4", "-O", FEATURES, "-b", "4096", "-I", "256", "-i", "16384"])
+            .args(["-m", "1", "-J", "size=32", "-L", "root"])
+            .args(["-U", &recipe.id("root").to_string()])
+            .arg("-E")
+            .arg(format!(
+                "hash_seed={},lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0",
+                recipe.id("hash")
+            ))
+            .env("E2FSPROGS_FAKE_TIME", epoch.to_string())
+            .env("SOURCE_DATE_EPOCH", epoch.to_string())
+            .stdin(File::open(&self.archive).context("opening the system's archive")?)
+            .stdout(Stdio::piped())
+            .stderr(File::create(&self.errors).context("creating a file for errors")?)
+            .spawn()
+            .context("starting mke2fs")?;
+        let stdout = child.stdout.take().context("listening to mke2fs")?;
+        let copied = sparse::copy(stdout, disk, root.start);
+        let status = child.wait().context("waiting for mke2fs")?;
+        let said = fs::read_to_string(&self.errors).unwrap_or_default();
+        if !status.success() {
+            bail!("making the root file system failed ({status}):\n{}", said.trim_end());
+        }
+        if copied.context("copying the root file system")? != root.size {
+            bail!("the root file system is not as long as its partition");
+        }
+        ext4::settle_times(disk, root.start, u32::try_from(epoch).unwrap_or(u32::MAX))
+            .context("settling the times of files")
+    }
+}
+
+/// Overlay and scripts as files of one moment, for mmdebstrap to carry into the new system.
+fn stage(recipe: &Recipe, folder: &Path, epoch: u64) -> Result<()> {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(epoch);
+    let lay = |path: &str, text: &str| -> io::Result<()> {
+        let path = folder.join(path);
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        fs::write(&path, text)?;
+        let mode = if text.starts_with("#!") { 0o755 } else { 0o644 };
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+        File::open(&path)?.set_modified(time)
+    };
+    let laying = |path: &str| format!("laying out {path}");
+    for file in &recipe.overlay {
+        lay(&file.path, &recipe.render(file)).with_context(|| laying(&file.path))?;
+    }
+    for (name, text) in [
+        ("billet/grub", include_str!("../recipes/build/grub")),
+        ("billet/clean", include_str!("../recipes/build/clean")),
+        ("billet/finish", recipe.finish.as_str()),
+    ] {
+        lay(name, text).with_context(|| laying(name))?;
+    }
+    let archive = folder.with_extension("tar");
+    let mut tar = tool::command("tar");
+    tar.args(["--create", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
+        .args(["--mode=u=rwX,go=rX", &format!("--mtime=@{epoch}"), "--file"])
+        .arg(archive)
+        .arg("--directory")
+        .arg(folder)
+        .arg(".");
+    tool::run(&mut tar, &mut |_| {}).context("packing the overlay")
+}
+
+/// What happens in the new system, in order.
+fn add_hooks(mmdebstrap: &mut Command) {
+    let script = |name: &str| format!(r#"chroot "$1" sh /billet/{name} >&2"#);
+    let download = format!(
+        r#"cd "$1/billet" && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get -q \
+           -o APT::Sandbox::User=root download {GRUB} >&2"#
+    );
+    // Before the packages: initramfs-tools reads its configuration while it is installed.
+    mmdebstrap.arg("--essential-hook=tar-in overlay.tar /");
+    let results = RESULTS.map(|name| format!("download /billet/{name} {name}"));
+    let kernel = r#"chroot "$1" readlink -f /vmlinuz /initrd.img >"$1/billet/kernel""#;
+    let remove = r#"rm -rf "$1/billet""#;
+    let hooks = [download, script("grub"), script("finish"), script("clean"), kernel.to_owned()];
+    for hook in hooks.iter().chain(&results).chain([&remove.to_owned()]) {
+        mmdebstrap.arg(format!("--customize-hook={hook}"));
+    }
+}
+
+/// Takes packages from `cache` and leaves there what was downloaded.
+fn keep_packages(mmdebstrap: &mut Command, cache: &Path) -> Result<()> {
+    fs::create_dir_all(cache).with_context(|| format!("making {}", cache.display()))?;
+    let cache = cache.canonicalize().context("finding the cache of packages")?;
+    let quoted = format!("'{}'", cache.to_string_lossy().replace('\'', r"'\''"));
+    mmdebstrap.args(["--skip=download/empty", "--skip=essential/unlink"]).args([
+        r#"--setup-hook=mkdir -p "$1"/var/cache/apt/archives/"#.to_owned(),
+        format!("--setup-hook=sync-in {quoted} /var/cache/apt/archives/"),
+        format!("--customize-hook=sync-out /var/cache/apt/archives {quoted}"),
+    ]);
+    Ok(())
+}
+
+/// Says what an ordinary user lacks, before mmdebstrap does it at greater length.
+fn check_user() -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    tool::need(&[tool::Tool { program: "newuidmap", package: "uidmap" }])?;
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid())
+        .context("looking up the user")?
+        .context("the user has no name")?;
+    let uid = user.uid.to_string();
+    for file in SUBORDINATE {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let given = text.lines().filter_map(|line| line.split(':').next());
+        if !given.into_iter().any(|name| name == user.name || name == uid) {
+            bail!(
+                "{file} gives {name} no identifiers for a user namespace; `sudo usermod \
+                 --add-subuids 100000-165535 --add-subgids 100000-165535 {name}` does",
+                name = user.name
+            );
+        }
+    }
+    tool::output(in_namespace().arg("true")).context(
+        "entering a user namespace (is kernel.unprivileged_userns_clone or AppArmor in \
+                  the way?)",
+    )?;
+    Ok(())
+}
+
+/// A command that runs as the owner of all files: directly as root, else in a user namespace.
+fn in_namespace() -> Command {
+    if nix::unistd::geteuid().is_root() {
+        tool::command("env")
+    } else {
+        let mut command = tool::command("mmdebstrap");
+        command.arg("--unshare-helper");
+        command
+    }
+}
