@@ -3,32 +3,28 @@
 
 use std::{fs, path::Path, process::Command};
 
-use anyhow::{Context, Result, ensure};
-
 #[test]
-fn captured_machines_are_told_as_they_are() -> Result<()> {
+fn captured_machines_are_told_as_they_are() {
     let trees = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/trees");
     let mut seen = 0;
-    for entry in fs::read_dir(&trees)? {
-        let tree = entry?.path();
+    for entry in fs::read_dir(&trees).unwrap() {
+        let tree = entry.unwrap().path();
         if tree.is_dir() {
-            check(&tree).with_context(|| format!("checking {}", tree.display()))?;
+            check(&tree);
             seen += 1;
         }
     }
-    ensure!(seen > 0, "no trees in {}", trees.display());
-    Ok(())
+    assert!(seen > 0, "no trees in {}", trees.display());
 }
 
-fn check(tree: &Path) -> Result<()> {
+fn check(tree: &Path) {
     let mut agent = Command::new(env!("CARGO_BIN_EXE_billet-agent"));
-    let output = agent.args(["inventory", "--sysroot"]).arg(tree).output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let got = String::from_utf8(output.stdout)?;
+    let output = agent.args(["inventory", "--sysroot"]).arg(tree).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let got = String::from_utf8(output.stdout).unwrap();
     let golden = tree.with_extension("json");
     if std::env::var_os("BILLET_REWRITE").is_some() {
-        fs::write(&golden, &got)?;
+        fs::write(&golden, &got).unwrap();
     }
-    assert_eq!(got, fs::read_to_string(&golden)?);
-    Ok(())
+    assert_eq!(got, fs::read_to_string(&golden).unwrap(), "{}", tree.display());
 }

@@ -2,15 +2,16 @@
 -- Moments are Unix milliseconds, except `leases.ends`, which DHCP counts in seconds.
 
 CREATE TABLE nodes (
-    id       TEXT   PRIMARY KEY,
-    name     TEXT   NOT NULL UNIQUE,
-    state    TEXT   NOT NULL,
-    heading  TEXT,
-    reason   TEXT,
-    address  TEXT   UNIQUE,
-    host_key TEXT   NOT NULL,
-    body     TEXT   NOT NULL,
-    version  BIGINT NOT NULL
+    id        TEXT   PRIMARY KEY,
+    name      TEXT   NOT NULL UNIQUE,
+    state     TEXT   NOT NULL,
+    heading   TEXT,
+    reason    TEXT,
+    reserved  TEXT   UNIQUE,
+    host_key  TEXT   NOT NULL,
+    inventory TEXT,
+    body      TEXT   NOT NULL,
+    version   BIGINT NOT NULL
 );
 
 CREATE TABLE macs (

@@ -66,12 +66,6 @@ impl Registry {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&mac);
     }
 
-    /// Every address that is kept for somebody.
-    pub fn reserved(&self) -> Vec<(Mac, Ipv4Addr)> {
-        let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        entries.iter().filter_map(|(mac, entry)| Some((*mac, entry.reserved?))).collect()
-    }
-
     /// For whom `ip` is kept, if for anybody.
     pub fn holder(&self, ip: Ipv4Addr) -> Option<Mac> {
         let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);

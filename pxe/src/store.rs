@@ -4,13 +4,22 @@
 //! Every change is one transaction, durable when [`Change::commit`] returns. Rows of nodes
 //! and deployments carry a version, so that two servers cannot overwrite each other.
 
+mod answers;
+mod deployments;
+mod events;
 mod leases;
+mod nodes;
 
 use std::path::Path;
 
 use anyhow::Context as _;
 use sqlx::{Any, AnyPool, Executor as _, Transaction, any::AnyPoolOptions, migrate::Migrator};
 use tokio::sync::{Mutex, MutexGuard};
+
+use crate::event::Event;
+
+pub(crate) use answers::Answer;
+pub(crate) use events::EventFilter;
 
 static SCHEMA: Migrator = sqlx::migrate!("./migrations");
 
@@ -87,7 +96,7 @@ impl Store {
     pub async fn change(&self) -> Result<Change<'_>> {
         let pen = self.pen.lock().await;
         let tx = self.pool.begin_with(self.begin).await?;
-        Ok(Change { tx, _pen: pen })
+        Ok(Change { tx, pen, events: Vec::new() })
     }
 
     /// Ends the use of the database, flushing what its log still holds into it.
@@ -100,15 +109,24 @@ impl Store {
 #[derive(Debug)]
 pub struct Change<'s> {
     tx: Transaction<'static, Any>,
-    _pen: MutexGuard<'s, ()>,
+    pen: MutexGuard<'s, ()>,
+    events: Vec<Event>,
 }
 
-impl Change<'_> {
-    /// Makes it durable.
-    pub async fn commit(self) -> Result<()> {
+impl<'s> Change<'s> {
+    /// Makes it durable and gives back the events it logged, with their numbers.
+    pub async fn commit(self) -> Result<Committed<'s>> {
         self.tx.commit().await?;
-        Ok(())
+        Ok(Committed { events: self.events, _pen: self.pen })
     }
+}
+
+/// A change that is durable. No other one begins before this is dropped.
+#[derive(Debug)]
+pub struct Committed<'s> {
+    /// What it logged.
+    pub events: Vec<Event>,
+    _pen: MutexGuard<'s, ()>,
 }
 
 fn damaged(what: impl Into<String>, source: impl Into<anyhow::Error>) -> StoreError {

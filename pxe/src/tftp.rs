@@ -34,6 +34,8 @@ pub type Fetched = dyn Fn(IpAddr, &str) + Send + Sync;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TftpConfig {
+    /// Whether boot programs are handed out by TFTP at all (the default).
+    pub enabled: bool,
     /// UDP port. Firmware knows no other than 69.
     pub port: u16,
     /// The largest block that is agreed to, in bytes, 512 to 1468. 1468 fills an Ethernet frame;
@@ -61,6 +63,7 @@ pub struct TftpConfig {
 impl Default for TftpConfig {
     fn default() -> Self {
         TftpConfig {
+            enabled: true,
             port: 69,
             block_size: 1468,
             window: 16,

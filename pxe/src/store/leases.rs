@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::Ipv4Addr};
 use sqlx::{AssertSqlSafe, Row as _, any::AnyRow};
 
 use super::{Result, Store, damaged};
-use crate::{lease::Lease, mac::Mac};
+use crate::lease::Lease;
 
 /// Rows of one statement; both databases bind far more than five times as many values.
 const BATCH: usize = 1000;
@@ -55,16 +55,6 @@ impl Store {
         change.commit().await?;
         Ok(())
     }
-
-    /// The address that `mac` was leased last.
-    pub async fn leased_address(&self, mac: Mac) -> Result<Option<Ipv4Addr>> {
-        let query = sqlx::query(
-            "SELECT ip, mac, client_id, hostname, ends FROM leases WHERE mac = $1 \
-             ORDER BY ends DESC LIMIT 1",
-        );
-        let row = query.bind(mac.to_string()).fetch_optional(&self.pool).await?;
-        row.map(|row| read(&row).map(|lease| lease.ip)).transpose()
-    }
 }
 
 /// `rows` groups of `columns` placeholders, numbered through: `($1, $2), ($3, $4)`.
@@ -92,7 +82,7 @@ fn read(row: &AnyRow) -> Result<Lease> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sqlite_url;
+    use crate::{mac::Mac, store::sqlite_url};
 
     fn lease(last: u8, mac: u8, until: i64) -> Lease {
         let ip = Ipv4Addr::new(10, 0, 0, last);
@@ -112,8 +102,6 @@ mod tests {
         let mut leases = store.load_leases().await.unwrap();
         leases.sort_by_key(|lease| lease.ip);
         assert_eq!(leases, [lease(1, 3, 30), lease(3, 3, 40)]);
-        let found = store.leased_address(Mac([2, 0, 0, 0, 0, 3])).await.unwrap();
-        assert_eq!(found, Some(Ipv4Addr::new(10, 0, 0, 3)));
     }
 
     #[tokio::test]

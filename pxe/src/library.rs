@@ -1,0 +1,150 @@
+//! The images that can be deployed: the door from async code to the store of images.
+
+use std::{os::unix::fs::FileExt as _, path::PathBuf};
+
+use anyhow::Context as _;
+use images::{Digest, Extent, Store, index::Location, name::Unresolved, pack::Decoder};
+use jiff::Timestamp;
+use tokio::task::spawn_blocking;
+
+use crate::{api::ImageView, provisioner::Undone, refusal::Refusal};
+
+/// A store of images, read here and written by `billet image`.
+#[derive(Debug, Clone)]
+pub struct Library(Store);
+
+/// What a node needs before any image: the RAM system.
+const RAM_SYSTEM: [&str; 2] = ["kernel", "ramdisk"];
+
+impl Library {
+    /// The store in `folder`, made when it is not there.
+    pub fn open(folder: PathBuf) -> anyhow::Result<Library> {
+        let context = format!("opening the store of images in {}", folder.display());
+        Ok(Library(Store::create(folder).context(context)?))
+    }
+
+    /// The folder of boot programs, kernel and RAM disk.
+    pub fn boot_folder(&self) -> PathBuf {
+        self.0.boot_folder()
+    }
+
+    /// The file of a pack, which may be absent.
+    pub fn pack(&self, pack: &Digest) -> PathBuf {
+        self.0.pack_path(pack)
+    }
+
+    /// The file of a manifest, which may be absent.
+    pub fn manifest(&self, manifest: &Digest) -> PathBuf {
+        self.0.manifest_path(manifest)
+    }
+
+    /// The file of a manifest's signature, which may be absent.
+    pub fn minisig(&self, manifest: &Digest) -> PathBuf {
+        self.0.minisig_path(manifest)
+    }
+
+    /// The file of a manifest's location index, which may be absent.
+    pub fn index(&self, manifest: &Digest) -> PathBuf {
+        self.0.index_path(manifest)
+    }
+
+    /// What a server without it cannot do, and the command that makes it.
+    pub fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        let (boot, store) = (self.boot_folder(), self.0.root().display());
+        let absent: Vec<_> = RAM_SYSTEM.iter().filter(|file| !boot.join(file).is_file()).collect();
+        if !absent.is_empty() {
+            missing.push(format!(
+                "no RAM system in {}: billet image build ram --store {store}",
+                boot.display()
+            ));
+        }
+        if self.0.names().is_ok_and(|names| names.is_empty()) {
+            missing.push(format!("no image: billet image build bare --store {store}"));
+        }
+        missing
+    }
+
+    /// The manifest that `typed` means, when a node could be deployed with it now.
+    pub async fn deployable(&self, typed: &str, unsigned: bool) -> Result<Digest, Undone> {
+        let (library, typed) = (self.clone(), typed.to_owned());
+        blocking(move || {
+            let boot = library.boot_folder();
+            if let Some(file) = RAM_SYSTEM.iter().find(|file| !boot.join(file).is_file()) {
+                let text = format!("the RAM system has no {file}: billet image build ram makes it");
+                return Err(Refusal::Conflict(text).into());
+            }
+            let manifest = library.0.resolve(&typed).map_err(|error| match error {
+                Unresolved::Store(error) => Undone::Broken(error),
+                named => Refusal::Invalid(named.to_string()).into(),
+            })?;
+            if !unsigned && !library.minisig(&manifest).is_file() {
+                let text = format!("image {typed} is not signed; `unsigned: true` accepts that");
+                return Err(Refusal::Invalid(text).into());
+            }
+            Ok(manifest)
+        })
+        .await
+    }
+
+    /// Every named image.
+    pub async fn images(&self) -> Result<Vec<ImageView>, Undone> {
+        let store = self.0.clone();
+        let images = blocking(move || Ok(store.images().context("listing the images")?)).await?;
+        let view = |image: images::name::Image| ImageView {
+            name: image.name,
+            manifest: image.manifest.to_string(),
+            size: image.size,
+            packed: image.packed,
+            created: i64::try_from(image.created)
+                .ok()
+                .and_then(|seconds| Timestamp::from_second(seconds).ok())
+                .unwrap_or_default()
+                .to_string(),
+        };
+        Ok(images.into_iter().map(view).collect())
+    }
+
+    /// The plain bytes of a chunk, for who has no index; every manifest is searched for it.
+    pub async fn chunk(&self, name: Digest) -> Result<Option<Vec<u8>>, Undone> {
+        let store = self.0.clone();
+        blocking(move || Ok(find_chunk(&store, name)?)).await
+    }
+}
+
+fn find_chunk(store: &Store, wanted: Digest) -> anyhow::Result<Option<Vec<u8>>> {
+    for name in store.manifests()? {
+        let manifest = store.manifest(&name)?;
+        let chunks = manifest.extents.iter().filter_map(|extent| match extent {
+            Extent::Chunk { size, name } => Some((*size, *name)),
+            Extent::Zero(_) => None,
+        });
+        let found = chunks.enumerate().find(|(_, (_, name))| *name == wanted);
+        if let Some((n, (size, _))) = found
+            && let Some(location) = store.index(&name)?.get(n)
+        {
+            return read_chunk(store, location, size, wanted).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+fn read_chunk(
+    store: &Store,
+    location: Location,
+    size: u32,
+    name: Digest,
+) -> anyhow::Result<Vec<u8>> {
+    let mut frame = vec![0; location.len as usize];
+    let pack = store.open_pack(&location.pack).context("opening a pack")?;
+    pack.read_exact_at(&mut frame, location.range().start).context("reading a pack")?;
+    let mut chunk = vec![0; size as usize];
+    Decoder::new()?.decode(&frame, &name, &mut chunk).context("unpacking a chunk")?;
+    Ok(chunk)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Undone> + Send + 'static,
+) -> Result<T, Undone> {
+    spawn_blocking(work).await.context("reading the store of images")?
+}
