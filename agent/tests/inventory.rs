@@ -3,28 +3,32 @@
 
 use std::{fs, path::Path, process::Command};
 
+use anyhow::{Context, Result, ensure};
+
 #[test]
-fn captured_machines_are_told_as_they_are() {
+fn captured_machines_are_told_as_they_are() -> Result<()> {
     let trees = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/trees");
     let mut seen = 0;
-    for entry in fs::read_dir(&trees).unwrap() {
-        let tree = entry.unwrap().path();
+    for entry in fs::read_dir(&trees)? {
+        let tree = entry?.path();
         if tree.is_dir() {
-            check(&tree);
+            check(&tree).with_context(|| format!("checking {}", tree.display()))?;
             seen += 1;
         }
     }
-    assert!(seen > 0, "no trees in {}", trees.display());
+    ensure!(seen > 0, "no trees in {}", trees.display());
+    Ok(())
 }
 
-fn check(tree: &Path) {
+fn check(tree: &Path) -> Result<()> {
     let mut agent = Command::new(env!("CARGO_BIN_EXE_billet-agent"));
-    let output = agent.args(["inventory", "--sysroot"]).arg(tree).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let got = String::from_utf8(output.stdout).unwrap();
+    let output = agent.args(["inventory", "--sysroot"]).arg(tree).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let got = String::from_utf8(output.stdout)?;
     let golden = tree.with_extension("json");
     if std::env::var_os("BILLET_REWRITE").is_some() {
-        fs::write(&golden, &got).unwrap();
+        fs::write(&golden, &got)?;
     }
-    assert_eq!(got, fs::read_to_string(&golden).unwrap(), "{}", tree.display());
+    assert_eq!(got, fs::read_to_string(&golden)?);
+    Ok(())
 }

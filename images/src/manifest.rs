@@ -258,3 +258,103 @@ fn parse_records(mut bytes: &[u8], count: u64) -> Result<Vec<Extent>, ManifestEr
     }
     Ok(extents)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{
+        collection::vec,
+        prelude::{Strategy, any},
+        proptest,
+    };
+
+    use super::*;
+
+    fn manifests() -> impl Strategy<Value = Manifest> {
+        let extent =
+            (any::<bool>(), 1_u64..=64, any::<[u8; 32]>()).prop_map(|(zero, blocks, name)| {
+                let size = blocks * BLOCK;
+                let name = Digest::from_bytes(name);
+                if zero {
+                    Extent::Zero(size << 9)
+                } else {
+                    Extent::Chunk { size: size as u32, name }
+                }
+            });
+        vec(extent, 0..40).prop_map(|extents| {
+            let header = Header {
+                version: 1,
+                disk_size: extents.iter().map(Extent::size).sum(),
+                sector_size: 512,
+                extents: extents.len() as u64,
+                partitions: Vec::new(),
+                boot: None,
+                seed: None,
+            };
+            Manifest { header, extents }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn parse_and_render_are_inverses(manifest in manifests()) {
+            assert_eq!(Manifest::parse(&manifest.render()).unwrap(), manifest);
+        }
+
+        #[test]
+        fn a_damaged_manifest_is_another_or_an_error(
+            manifest in manifests(),
+            changes in vec((any::<u16>(), any::<u8>()), 1..4),
+            cut in any::<u16>(),
+        ) {
+            let mut bytes = manifest.render();
+            for (at, to) in changes {
+                let at = usize::from(at) % bytes.len();
+                bytes[at] = to;
+            }
+            bytes.truncate(bytes.len() - usize::from(cut) % 64.min(bytes.len()));
+            if let Ok(parsed) = Manifest::parse(&bytes) {
+                assert_eq!(parsed.extents.iter().map(Extent::size).sum::<u64>(), parsed.header.disk_size);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_manifest_or_an_error(bytes in vec(any::<u8>(), 0..300)) {
+            let _ = Manifest::parse(&bytes);
+        }
+
+        #[test]
+        fn a_header_that_promises_much_reserves_little(promised in any::<u64>(), records in vec(any::<u8>(), 0..100)) {
+            let header = format!(
+                "{{\"version\":1,\"disk_size\":4096,\"sector_size\":512,\"extents\":{promised}}}\n"
+            );
+            let bytes = [header.as_bytes(), &records].concat();
+            let parsed = parse_records(&records, promised);
+            assert!(parsed.is_err() || parsed.is_ok_and(|extents| extents.capacity() <= 12));
+            let _ = Manifest::parse(&bytes);
+        }
+    }
+
+    #[test]
+    fn what_a_header_cannot_mean_is_refused() {
+        let parse = |disk_size: u64, sector_size: u32, rest: &str| {
+            let header = format!(
+                "{{\"version\":1,\"disk_size\":{disk_size},\"sector_size\":{sector_size},\"extents\":0{rest}}}\n"
+            );
+            Manifest::parse(header.as_bytes())
+        };
+        assert!(parse(0, 512, "").is_ok());
+        for (disk_size, sector_size, rest) in [
+            (100, 512, ""),
+            (4096, 512, ""),
+            (0, 520, ""),
+            (u64::MAX, 512, ""),
+            (0, 512, ",\"seed\":3"),
+            (0, 512, ",\"colour\":3"),
+        ] {
+            assert!(
+                parse(disk_size, sector_size, rest).is_err(),
+                "{disk_size} {sector_size} {rest}"
+            );
+        }
+    }
+}

@@ -304,3 +304,6 @@ fn printable(name: &[u8]) -> Option<String> {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
     good.then(|| name.to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -223,6 +223,12 @@ impl Leases {
         self.deadlines.len()
     }
 
+    /// How many addresses the table remembers at all.
+    #[cfg(test)]
+    pub fn size(&self) -> usize {
+        self.slots.len().max(self.by_mac.len())
+    }
+
     fn put(&mut self, ip: Ipv4Addr, state: State, mac: Option<Mac>) {
         let slot = self.slots.entry(ip).or_insert(Slot {
             state: State::Free,

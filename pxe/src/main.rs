@@ -6,6 +6,8 @@
 
 mod api;
 mod boot_program;
+#[cfg(test)]
+mod capture;
 mod config;
 mod datagram;
 mod deployment;

@@ -1,4 +1,18 @@
 //! Answers IPv6 Router Solicitations, so that iPXE does not wait for a router that is not there.
+//!
+//! iPXE configures IPv4 and IPv6 at once and goes on when both are done. Measured with Debian 12's
+//! virtio ROM under QEMU's software emulation, from its first DHCPDISCOVER to its request for the
+//! script: unanswered, it solicits at 0, 0.3, 0.8, 1.9, 3.9 and 8.0 s and gives up at 16.1 s;
+//! answered by an empty advertisement (no prefix, lifetime 0, neither M nor O) it needs 0.09 s, of
+//! which the advertisement is nothing measurable. M or O would start DHCPv6, and a wait of its own.
+//! Beside it, DHCP took 3 s until option 175.176 said that there is no proxy (see `offer`); both
+//! are needed. With both, from QEMU's start to the script's request: virtio ROM 2.7 s, of which
+//! 2 s are the ROM's own "Press Ctrl-B"; undionly.kpxe loaded by it 2.8 s more; OVMF's PXE with
+//! ipxe.efi 12.5 s and its HTTP boot 11.6 s, of which 3.7 s are OVMF's own wait for more offers
+//! (it waits for them whatever the first one says). The second DHCP of a loaded iPXE costs 0.01 s.
+//!
+//! The answer goes to all nodes: a unicast would first have to find the machine by a solicitation
+//! of ours. Other hosts on the link lose nothing: a lifetime of 0 names no router.
 
 use std::{
     collections::HashSet,

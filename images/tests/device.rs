@@ -1,0 +1,120 @@
+//! Block devices, with loop devices for disks. They need root, which `cargo test` need not
+//! be: `cargo test -p images --test device -- --ignored` runs them.
+#![expect(clippy::unwrap_used, reason = "a test may end where it stands")]
+
+use std::{fs, path::Path, process::Command};
+
+use images::{
+    Disk, Store,
+    disk::DiskError,
+    import::{Options as Import, import},
+    write::{Options, WriteError, write},
+};
+
+const SIZE: u64 = 16 << 20;
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {text}");
+    text.trim().to_owned()
+}
+
+/// A loop device over a file, with a sector size of its own.
+struct Loop(String);
+
+impl Loop {
+    fn new(file: &Path, sector: &str) -> Self {
+        let file = file.to_str().unwrap();
+        Loop(run("losetup", &["--find", "--show", "--sector-size", sector, file]))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+fn file(path: &Path, size: u64, dirt: u8) {
+    fs::write(path, vec![dirt; size as usize]).unwrap();
+}
+
+fn image(folder: &Path, sector: &str) -> (Vec<u8>, std::path::PathBuf) {
+    let path = folder.join("image.raw");
+    file(&path, SIZE, 0);
+    let device = Loop::new(&path, sector);
+    run("sgdisk", &["-n3:512:+2M", "-n2:0:0", &device.0]);
+    run(
+        "dd",
+        &[
+            "if=/dev/urandom",
+            &format!("of={}", device.0),
+            "bs=1M",
+            "seek=5",
+            "count=3",
+            "conv=fsync",
+        ],
+    );
+    drop(device);
+    (fs::read(&path).unwrap(), path)
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn a_dirty_device_becomes_the_image_with_either_sector_size() {
+    for sector in ["512", "4096"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (raw, path) = image(folder.path(), sector);
+        let store = Store::create(folder.path().join("store")).unwrap();
+        let from_file = import(&store, &path, &Import::new("file")).unwrap();
+        let source = Loop::new(&path, sector);
+        let from_device = import(&store, Path::new(&source.0), &Import::new("device")).unwrap();
+        assert_eq!(from_file.manifest, from_device.manifest);
+        let (manifest, index) = (
+            store.manifest(&from_file.manifest).unwrap(),
+            store.index(&from_file.manifest).unwrap(),
+        );
+
+        let target = folder.path().join("target.raw");
+        file(&target, SIZE, 0x5a);
+        let device = Loop::new(&target, sector);
+        let disk = Disk::open(&device.0).unwrap();
+        assert_eq!((disk.size(), disk.sector_size()), (SIZE, Some(sector.parse().unwrap())));
+        let written = write(&manifest, &index, &disk, &store, &Options::default()).unwrap();
+        assert!(written.plan.zeroed > 9 << 20, "{}", written.plan);
+        drop((disk, device));
+        assert!(fs::read(&target).unwrap() == raw);
+
+        let other = Loop::new(&target, if sector == "512" { "4096" } else { "512" });
+        let disk = Disk::open(&other.0).unwrap();
+        let error = write(&manifest, &index, &disk, &store, &Options::default()).unwrap_err();
+        assert!(matches!(error, WriteError::SectorSize { .. }), "{error}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn a_mounted_and_a_read_only_device_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.raw");
+    file(&path, SIZE, 0);
+    let device = Loop::new(&path, "512");
+    run("mke2fs", &["-q", &device.0]);
+    let mount = folder.path().join("mount");
+    fs::create_dir(&mount).unwrap();
+    run("mount", &[&device.0, mount.to_str().unwrap()]);
+    let error = Disk::open(&device.0).unwrap_err();
+    run("umount", &[mount.to_str().unwrap()]);
+    assert!(matches!(error, DiskError::InUse { .. }), "{error}");
+    assert!(error.to_string().contains(&format!("is mounted on {}", mount.display())), "{error}");
+
+    let first = Disk::open(&device.0).unwrap();
+    assert!(matches!(Disk::open(&device.0), Err(DiskError::InUse { .. })));
+    drop(first);
+    run("blockdev", &["--setro", &device.0]);
+    let error = Disk::open(&device.0).unwrap_err();
+    // The flag outlives the loop device's file.
+    run("blockdev", &["--setrw", &device.0]);
+    assert!(matches!(error, DiskError::ReadOnly { .. }), "{error}");
+}
