@@ -21,6 +21,7 @@ use std::{
     },
 };
 
+pub use crate::region::Region;
 use crate::{buffer::ALIGNMENT, ioctl};
 
 /// Why a disk cannot be used, or failed in use.
@@ -267,7 +268,19 @@ impl Disk {
 
     /// A part of the disk as a file of its own, through the page cache, of any alignment.
     pub fn region(&self, start: u64, len: u64) -> Region<'_> {
-        Region { disk: self, start, len, position: 0 }
+        Region::new(self, start, len)
+    }
+
+    /// Reads through the page cache, of any alignment.
+    pub(crate) fn read_some(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.plain.read_at(bytes, offset)
+    }
+
+    /// Writes through the page cache, of any alignment.
+    pub(crate) fn write_through_cache(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.show(Effect::Write { offset, bytes })?;
+        self.check_inside(offset, bytes.len() as u64)?;
+        self.plain.write_all_at(bytes, offset)
     }
 
     /// Where the next data is at or after `offset`, as far as the file system tells; a hole
@@ -373,68 +386,8 @@ fn punch(file: &File, offset: u64, len: u64) -> io::Result<()> {
     Ok(nix::fcntl::fallocate(file.as_fd(), flags, offset, len)?)
 }
 
-/// A part of a disk that reads, writes and seeks like a file of fixed length.
-#[derive(Debug)]
-pub struct Region<'a> {
-    disk: &'a Disk,
-    start: u64,
-    len: u64,
-    position: u64,
-}
-
-impl Region<'_> {
-    /// Its length in bytes.
-    pub fn size(&self) -> u64 {
-        self.len
-    }
-
-    fn room(&self, wanted: usize) -> usize {
-        self.len.saturating_sub(self.position).min(wanted as u64) as usize
-    }
-}
-
-impl io::Read for Region<'_> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let room = self.room(bytes.len());
-        let read = self.disk.plain.read_at(&mut bytes[..room], self.start + self.position)?;
-        self.position += read as u64;
-        Ok(read)
-    }
-}
-
-impl io::Write for Region<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let (room, offset) = (self.room(bytes.len()), self.start + self.position);
-        if room > 0 {
-            self.disk.show(Effect::Write { offset, bytes: &bytes[..room] })?;
-            self.disk.plain.write_all_at(&bytes[..room], offset)?;
-        }
-        self.position += room as u64;
-        Ok(room)
-    }
-
-    /// Nothing is held back here; [`Disk::flush`] is what makes it durable.
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl io::Seek for Region<'_> {
-    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
-        let target = match to {
-            io::SeekFrom::Start(offset) => Some(offset),
-            io::SeekFrom::End(by) => self.len.checked_add_signed(by),
-            io::SeekFrom::Current(by) => self.position.checked_add_signed(by),
-        };
-        self.position = target.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        Ok(self.position)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Seek, SeekFrom, Write};
-
     use super::*;
     use crate::buffer::Buffer;
 
@@ -471,20 +424,6 @@ mod tests {
         assert_eq!(file.as_file().metadata().unwrap().len(), 8192);
         assert!(matches!(Disk::open("/tmp"), Err(DiskError::Kind { .. })));
         assert!(matches!(Disk::open("/dev/null"), Err(DiskError::Kind { .. })));
-    }
-
-    #[test]
-    fn a_region_is_a_file_of_its_own() {
-        let file = scratch(8192);
-        let disk = Disk::open(file.path()).unwrap();
-        let mut region = disk.region(1000, 10);
-        assert_eq!(region.write(b"0123456789abc").unwrap(), 10);
-        assert_eq!(region.write(b"x").unwrap(), 0);
-        region.seek(SeekFrom::End(-2)).unwrap();
-        let mut text = String::new();
-        region.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "89");
-        assert!(region.seek(SeekFrom::Current(-11)).is_err());
     }
 
     #[test]

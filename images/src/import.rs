@@ -6,7 +6,6 @@
 //! Packs are finished under temporary names and appear when the last of them is written.
 
 use std::{
-    collections::HashMap,
     io::Cursor,
     num::NonZero,
     path::Path,
@@ -20,7 +19,6 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::{
     Digest, Extent, Index, Manifest, Store,
     file::sync_folder,
-    index::Location,
     manifest::{Boot, Header},
     origin::{Origin, Piece, Segment, segment_buffer},
     pack::{self, Encoder},
@@ -238,34 +236,4 @@ fn publish(
     imported.manifest = store.add_manifest(&manifest, &index)?;
     store.set_name(&options.name, &imported.manifest)?;
     Ok(imported)
-}
-
-impl Store {
-    /// Where every chunk of every image is. Packs that are gone are left out, and so are images
-    /// that cannot be read: neither may spoil a new one.
-    fn locations(&self) -> anyhow::Result<HashMap<Digest, Location>> {
-        let mut locations = HashMap::new();
-        for name in self.manifests()? {
-            let read = || anyhow::Ok((self.manifest(&name)?, self.index(&name)?));
-            let (manifest, index) = match read() {
-                Ok(both) => both,
-                Err(error) => {
-                    tracing::warn!("leaving out image {name}: {error:#}");
-                    continue;
-                }
-            };
-            let there: Vec<_> =
-                index.packs().iter().filter(|pack| self.pack_path(pack).exists()).collect();
-            let chunks = manifest.extents.iter().filter_map(|extent| match extent {
-                Extent::Chunk { name, .. } => Some(*name),
-                Extent::Zero(_) => None,
-            });
-            for (chunk, location) in chunks.zip(index.locations()) {
-                if there.contains(&&location.pack) {
-                    locations.entry(chunk).or_insert(location);
-                }
-            }
-        }
-        Ok(locations)
-    }
 }

@@ -7,6 +7,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod buffer;
+pub mod catalogue;
 pub mod checksum;
 pub mod chunk;
 pub mod cpio;
@@ -15,6 +16,7 @@ pub mod digest;
 pub mod disk;
 mod edge;
 mod ext4;
+mod failure;
 mod fetch;
 pub mod file;
 pub mod gc;
@@ -37,6 +39,7 @@ pub mod recipe;
 mod recipe_build;
 mod recipe_disk;
 mod recipe_system;
+mod region;
 mod scratch;
 pub mod signature;
 mod sparse;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -90,6 +90,9 @@ impl Store {
     /// Names a manifest that the store has, instead of what had the name before.
     pub fn set_name(&self, name: &str, manifest: &Digest) -> anyhow::Result<()> {
         check_name(name)?;
+        // Without a name it is garbage, and might go just now.
+        let _lock = self.lock_shared()?;
+        ensure!(self.manifest_path(manifest).exists(), "the store has no manifest {manifest}");
         let since = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
         let text = serde_json::to_vec(&Name { manifest: *manifest, created: since })?;
         file::replace(&self.root().join("names").join(name), &text)

@@ -81,6 +81,11 @@ impl Decoder {
         Ok(Decoder(zstd::bulk::Decompressor::new()?))
     }
 
+    /// Decompresses a frame of unknown length into `bytes`, and believes what comes.
+    pub(crate) fn decode_any(&mut self, frame: &[u8], bytes: &mut [u8]) -> io::Result<usize> {
+        self.0.decompress_to_buffer(frame, bytes)
+    }
+
     /// Fills `chunk` from `frame` and checks that it is the one called `name`.
     pub fn decode(
         &mut self,

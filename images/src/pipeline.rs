@@ -15,10 +15,11 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::{
     buffer::Buffer,
     checksum::checksum,
+    failure::Failure,
     fetch::{Fetched, decode, fetch},
     pack::Decoder,
     plan::{Plan, Planner, Run, Span, Step, WINDOW, Window, Windows, compare, held, spans},
-    write::{Failure, Mark, Phase, WriteError, Writer},
+    write::{Mark, Phase, WriteError, Writer},
 };
 
 /// Work for a writer.

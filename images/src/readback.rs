@@ -9,8 +9,9 @@ use std::{
 use crate::{
     buffer::Buffer,
     checksum::{checksum, is_zero},
+    failure::Failure,
     plan::WINDOW,
-    write::{Failure, Mark, Phase, WriteError, Writer},
+    write::{Mark, Phase, WriteError, Writer},
 };
 
 /// Reads every mark and compares.

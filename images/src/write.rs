@@ -12,7 +12,7 @@ use std::{
     num::NonZero,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -396,38 +396,5 @@ impl<'a> Writer<'a> {
         let mut bytes = crate::buffer::Buffer::new(wanted.len());
         self.disk.read_at(&mut bytes, offset)?;
         Ok(bytes[..] == *wanted)
-    }
-}
-
-/// The first failure of several threads; the others stop when they see it.
-#[derive(Debug, Default)]
-pub(crate) struct Failure {
-    stop: AtomicBool,
-    first: Mutex<Option<WriteError>>,
-}
-
-impl Failure {
-    pub(crate) fn is_set(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    /// Notes an error, if `result` is one.
-    pub(crate) fn note<T>(&self, result: Result<T, WriteError>) -> Option<T> {
-        match result {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.stop.store(true, Ordering::Relaxed);
-                let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-                first.get_or_insert(error);
-                None
-            }
-        }
-    }
-
-    pub(crate) fn into_result(self) -> Result<(), WriteError> {
-        match self.first.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
     }
 }

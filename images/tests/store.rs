@@ -136,6 +136,10 @@ fn what_two_images_share_is_stored_once() {
     assert_eq!(images[0].packed, first.new_bytes);
     assert!(images[0].own < 600_000 && images[1].own == second.new_bytes, "{images:?}");
     assert!(unpack(&store, &second.manifest) == bytes);
+    let locations = store.locations().unwrap();
+    for chunk in chunk_names(&store, &second.manifest) {
+        assert_eq!(Digest::of(&store.chunk(&chunk, &locations[&chunk]).unwrap()), chunk);
+    }
 }
 
 #[test]
