@@ -5,7 +5,7 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::{console, inventory, sysfs::Sysfs};
+use crate::{console, inventory, local, sysfs::Sysfs};
 
 /// What runs on a node: as /init of the RAM system it writes an image to the disk.
 #[derive(Debug, Parser)]
@@ -23,6 +23,8 @@ enum Verb {
         #[arg(long, value_name = "DIR", default_value = "/")]
         sysroot: PathBuf,
     },
+    /// Write an image to a disk
+    Write(Box<local::Write>),
     /// Print the version
     Version,
 }
@@ -50,6 +52,12 @@ fn apply(verb: Verb) -> Result<ExitCode> {
         Verb::Inventory { sysroot } => {
             let inventory = inventory::probe(&Sysfs::at(sysroot), None);
             print(&serde_json::to_string_pretty(&inventory)?)?;
+        }
+        Verb::Write(asked) => {
+            if let Err(fault) = local::write(&asked) {
+                console::say(format_args!("{} failed: {:#}", fault.step, fault.reason));
+                return Ok(ExitCode::from(if fault.retry { 2 } else { 1 }));
+            }
         }
         Verb::Version => print(env!("CARGO_PKG_VERSION"))?,
     }

@@ -148,11 +148,13 @@ fn write_image(
     }
 }
 
-fn fault_of(error: WriteError, step: Step) -> Fault {
+/// Why writing failed, in which step.
+pub(crate) fn fault_of(error: WriteError, step: Step) -> Fault {
     if error.may_pass() { Fault::passes(step, error) } else { Fault::stays(step, error) }
 }
 
-const fn step_of(phase: Phase) -> Step {
+/// The step of a deployment that a phase of the writer is.
+pub(crate) const fn step_of(phase: Phase) -> Step {
     match phase {
         Phase::Plan => Step::Plan,
         Phase::Write => Step::Write,
@@ -163,7 +165,7 @@ const fn step_of(phase: Phase) -> Step {
 }
 
 /// As many threads as there are CPUs, unless memory is scarce.
-fn threads() -> usize {
+pub(crate) fn threads() -> usize {
     let memory = crate::inventory::memory(&Sysfs::at("/"));
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     cpus.min(8).min((memory / MEMORY_PER_THREAD).max(1) as usize)

@@ -20,6 +20,7 @@ mod init;
 mod inventory;
 mod kexec;
 mod link;
+mod local;
 mod modules;
 mod network;
 mod packs;
@@ -29,6 +30,7 @@ mod restart;
 mod seed;
 mod server;
 mod sysfs;
+mod trace;
 mod uevent;
 
 use std::process::ExitCode;
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     if std::process::id() == 1 {
         init::run();
     }
+    trace::to_console();
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         // How the kernel asks for a module: `<kernel.modprobe> -q -- <name>`.
