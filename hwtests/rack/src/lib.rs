@@ -16,6 +16,7 @@
 
 pub mod api;
 pub mod artefacts;
+pub mod bench;
 pub mod cable;
 pub mod child;
 pub mod console;

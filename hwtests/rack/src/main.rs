@@ -74,6 +74,13 @@ enum Verb {
         #[arg(long, value_name = "FOLDER")]
         keep: Option<PathBuf>,
     },
+    /// billet's figures beside its peers': a table, and `target/bench.json`. Exits with 1 when a
+    /// ratio is over its bar.
+    Bench {
+        /// Measure this figure only.
+        #[arg(long, value_name = "NAME")]
+        only: Option<String>,
+    },
     /// What `up` leaves standing.
     #[command(hide = true)]
     Hold {
@@ -115,6 +122,8 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Exec { state, command } => return remote::exec(&state.state, &command),
         Verb::Down(state) => remote::down(&state.state)?,
         Verb::Demo { keep } => return demo::run(keep),
+        Verb::Bench { only } if rack::bench::run(only.as_deref())? => {}
+        Verb::Bench { .. } => return Ok(ExitCode::FAILURE),
         Verb::Hold { state, spec } => holder::hold(&state.state, spec.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,128 @@
+//! `rack bench`: billet's figures, beside the peers', measured in one sitting.
+//!
+//! Absolute numbers drift between machines, so every figure is a *ratio*: billet and its peers
+//! run in turns on the same wire or the same virtual machine, and their medians are divided.
+//! See [`row::Better`] for how, and the modules for what a run is:
+//!
+//! | figure | module |
+//! |---|---|
+//! | `boot-bios`, `boot-uefi`: power-on to the banner of SSH | [`boot`], [`handmade`] |
+//! | `tftp-1`, `tftp-100`: boot programs over TFTP | [`tftp`], [`load`] |
+//! | `dhcp`: exchanges per second without loss | [`dhcp`] |
+//! | `agent-size`, `ramdisk-size`, `server-rss` | [`size`] |
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+
+pub mod boot;
+pub mod dhcp;
+pub mod golden;
+pub mod handmade;
+pub mod load;
+pub mod ours;
+pub mod peers;
+pub mod rounds;
+pub mod row;
+pub mod size;
+pub mod tftp;
+pub mod wire;
+
+use row::{Row, Table};
+
+/// A figure: what it is called, and what measures it in a scratch folder.
+type Figure = (&'static str, fn(&Path) -> Result<Vec<Row>>);
+
+/// In the order in which they are run: the quick ones first.
+const FIGURES: [Figure; 8] = [
+    ("agent-size", size::agent),
+    ("ramdisk-size", size::ramdisk),
+    ("server-rss", size::server),
+    ("tftp-1", tftp::one),
+    ("tftp-100", tftp::hundred),
+    ("dhcp", dhcp::run),
+    ("boot-bios", boot::bios),
+    ("boot-uefi", boot::uefi),
+];
+
+/// Measures all figures, or `only` one; prints the table and writes `target/bench.json`.
+/// True when every ratio is within its bar.
+///
+/// Call it before any thread is started: it enters a network namespace of its own once what
+/// needs the network is there.
+///
+/// # Errors
+/// When there is no such figure, or when one could not be measured, as when a peer is
+/// missing. The others are measured and written down even so.
+pub fn run(only: Option<&str>) -> Result<bool> {
+    let chosen = choose(only)?;
+    let folder = scratch()?;
+    prepare(&chosen, &folder)?;
+    crate::enter()?;
+    let mut table = Table::default();
+    let mut failures = Vec::new();
+    for (name, measure) in chosen {
+        say(&format!("measuring {name}"));
+        match measure(&folder).with_context(|| format!("measuring {name}")) {
+            Ok(rows) => table.add(rows),
+            Err(error) => failures.push(format!("{error:#}")),
+        }
+        table.write(&target()?.join("bench.json"))?;
+    }
+    print(&table);
+    if !failures.is_empty() {
+        bail!("{}", failures.join("\n"));
+    }
+    Ok(table.within_bars())
+}
+
+fn choose(only: Option<&str>) -> Result<Vec<Figure>> {
+    let wanted = |name: &str| only.is_none_or(|only| only == name);
+    let chosen: Vec<_> = FIGURES.into_iter().filter(|(name, _)| wanted(name)).collect();
+    if chosen.is_empty() {
+        let names = FIGURES.map(|(name, _)| name).join(", ");
+        bail!("no figure `{}`: there are {names}", only.unwrap_or_default());
+    }
+    Ok(chosen)
+}
+
+/// What needs the host's network: peers are downloaded and the image is built.
+fn prepare(chosen: &[Figure], folder: &Path) -> Result<()> {
+    let has = |begin: &str| chosen.iter().any(|(name, _)| name.starts_with(begin));
+    if has("tftp") {
+        peers::fetch()?;
+    }
+    if has("boot") {
+        handmade::prepare(folder)?;
+    }
+    if has("boot") || has("ramdisk") {
+        ours::artefacts(has("boot"))?;
+    }
+    Ok(())
+}
+
+/// `target/` of this build, where the result goes and peers are kept.
+fn target() -> Result<PathBuf> {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
+    let default = repository.context("finding the repository's folder")?.join("target");
+    Ok(std::env::var_os("CARGO_TARGET_DIR").map_or(default, PathBuf::from))
+}
+
+/// `target/bench/`, where configurations, logs and state of the runs are.
+fn scratch() -> Result<PathBuf> {
+    let folder = target()?.join("bench");
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    folder.canonicalize().context("resolving the scratch folder")
+}
+
+#[expect(clippy::print_stderr, reason = "what a person who waits for minutes looks at")]
+fn say(what: &str) {
+    eprintln!("bench: {what}");
+}
+
+fn print(table: &Table) {
+    println!("{table}");
+}

@@ -1,0 +1,130 @@
+//! `boot-bios`, `boot-uefi`: from power-on of a blank machine to the banner of its SSH.
+//!
+//! The same virtual machine, the same image, one after the other on the same rack: billet,
+//! billet with `kexec` instead of a restart (a row without a bar), and the hand-made way.
+
+use std::{
+    fs,
+    io::Read,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use super::{
+    handmade::{self, Handmade},
+    ours,
+    rounds::{Contender, interleave},
+    row::{Better, Row},
+};
+use crate::{Artefacts, Dhcp, Firmware, Node, NodeSpec, Rack, Server};
+
+/// A run takes a minute and more.
+const ROUNDS: usize = 3;
+/// Billet's time is to be at most this much of the hand-made way's.
+const BAR: f64 = 0.9;
+/// After which a machine is given up.
+const PATIENCE: Duration = Duration::from_secs(600);
+const MEMORY: u32 = 512;
+const CPUS: u32 = 2;
+
+/// `boot-bios`
+pub fn bios(folder: &Path) -> Result<Vec<Row>> {
+    measure(folder, "boot-bios", Firmware::Bios)
+}
+
+/// `boot-uefi`
+pub fn uefi(folder: &Path) -> Result<Vec<Row>> {
+    measure(folder, "boot-uefi", Firmware::Uefi)
+}
+
+fn measure(scratch: &Path, name: &str, firmware: Firmware) -> Result<Vec<Row>> {
+    let bench =
+        Bench { artefacts: ours::artefacts(true)?, scratch, folder: scratch.join(name), firmware };
+    handmade::export(scratch)?;
+    let medians = interleave(
+        ROUNDS,
+        &mut [
+            Contender::new("billet", || bench.run(|node| bench.billet(node, "reset"))),
+            Contender::new("hand-made", || bench.run(|_| bench.handmade())),
+            Contender::new("billet, kexec", || bench.run(|node| bench.billet(node, "kexec"))),
+        ],
+    )?;
+    let [restart, handmade, kexec] = medians[..] else { bail!("three were to be measured") };
+    let peers = [("hand-made", handmade)];
+    Ok(vec![
+        Row::compare(name, "s", Better::Less, restart, &peers).with_bar(BAR),
+        Row::compare(&format!("{name}-kexec"), "s", Better::Less, kexec, &peers),
+    ])
+}
+
+struct Bench<'a> {
+    artefacts: Artefacts,
+    /// What all figures share.
+    scratch: &'a Path,
+    /// This figure's own.
+    folder: PathBuf,
+    firmware: Firmware,
+}
+
+/// Says which addresses the machine may have by now.
+type Addresses = Box<dyn Fn() -> Vec<Ipv4Addr>>;
+
+impl Bench<'_> {
+    /// Sets up a rack with one blank machine; what `provision` starts lives as long as what it
+    /// returns.
+    fn run(&self, provision: impl Fn(&Node) -> Result<Addresses>) -> Result<f64> {
+        let _ = fs::remove_dir_all(&self.folder);
+        let mut rack = Rack::new(&self.folder)?;
+        let mut spec = NodeSpec::new("node", self.firmware);
+        (spec.memory, spec.cpus) = (MEMORY, CPUS);
+        let node = rack.add(spec)?;
+        let addresses = provision(&node)?;
+        let began = Instant::now();
+        node.power_on()?;
+        wait_for_banner(addresses, began)
+            .with_context(|| format!("its console says:\n{}", node.console().tail()))
+    }
+
+    fn billet(&self, node: &Node, restart: &str) -> Result<Addresses> {
+        let server = Server::start(&self.artefacts, &self.folder.join("server"), Dhcp::Server)?;
+        server.enroll(node)?;
+        let name = node.name();
+        server.api().deploy(&name, &json!({ "image": "bare", "restart": restart }))?;
+        Ok(Box::new(move || {
+            let view = server.api().node(&name);
+            view.ok().and_then(|view| view.address).into_iter().collect()
+        }))
+    }
+
+    fn handmade(&self) -> Result<Addresses> {
+        let servers = Handmade::start(self.scratch, &self.folder)?;
+        Ok(Box::new(move || servers.addresses()))
+    }
+}
+
+/// Seconds since `began` when SSH says what it is. Not TCP alone: a listening socket of systemd's
+/// answers before SSH can.
+fn wait_for_banner(addresses: Addresses, began: Instant) -> Result<f64> {
+    while began.elapsed() < PATIENCE {
+        if addresses().into_iter().any(answers) {
+            return Ok(began.elapsed().as_secs_f64());
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    bail!("no SSH after {PATIENCE:?} at {:?}", addresses())
+}
+
+fn answers(address: Ipv4Addr) -> bool {
+    let patience = Duration::from_millis(500);
+    let socket = SocketAddr::from((address, 22));
+    let Ok(mut stream) = TcpStream::connect_timeout(&socket, patience) else { return false };
+    let mut banner = [0; 4];
+    stream.set_read_timeout(Some(patience)).is_ok()
+        && stream.read_exact(&mut banner).is_ok()
+        && banner == *b"SSH-"
+}
