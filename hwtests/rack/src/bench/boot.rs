@@ -21,7 +21,7 @@ use super::{
     rounds::{Contender, interleave},
     row::{Better, Row},
 };
-use crate::{Artefacts, Dhcp, Firmware, Node, NodeSpec, Rack, Server};
+use crate::{Artefacts, Firmware, Node, NodeSpec, Rack, Server, server};
 
 /// A run takes a minute and more.
 const ROUNDS: usize = 3;
@@ -91,7 +91,9 @@ impl Bench<'_> {
     }
 
     fn billet(&self, node: &Node, restart: &str) -> Result<Addresses> {
-        let server = Server::start(&self.artefacts, &self.folder.join("server"), Dhcp::Server)?;
+        let options = server::Options::new(&self.artefacts.store);
+        let server =
+            Server::start(&self.artefacts.programs, &self.folder.join("server"), &options)?;
         server.enroll(node)?;
         let name = node.name();
         server.api().deploy(&name, &json!({ "image": "bare", "restart": restart }))?;
