@@ -8,6 +8,7 @@ mod api;
 mod boot_program;
 #[cfg(test)]
 mod capture;
+mod cli;
 mod config;
 mod datagram;
 mod deployment;
@@ -41,38 +42,15 @@ mod token;
 mod view;
 mod wait;
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
-use clap::Parser;
-
-/// Turns bare machines into what people need for a while.
-#[derive(Debug, Parser)]
-#[command(name = "billet", version, arg_required_else_help = true)]
-enum Command {
-    /// Answer DHCP, TFTP and HTTP, keep the nodes' states, serve the API.
-    Serve {
-        /// The TOML file; without it every key has its default.
-        #[arg(long, env = "BILLET_CONFIG", value_name = "FILE")]
-        config: Option<PathBuf>,
-    },
-    /// Print the API's description (OpenAPI 3.1).
-    Openapi,
-}
-
-fn run(command: Command) -> anyhow::Result<()> {
-    match command {
-        Command::Serve { config } => serve::run(config::Config::load(config.as_deref())?),
-        Command::Openapi => Ok(writeln!(std::io::stdout(), "{}", http::openapi_json()?)?),
-    }
-}
-
-#[expect(clippy::print_stderr, reason = "the one place that prints errors")]
 fn main() -> ExitCode {
-    match run(Command::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match cli::run() {
+        Ok(code) => code,
         Err(error) => {
-            eprintln!("billet: {error:#}");
-            ExitCode::from(2)
+            cli::complain(&error);
+            // 1: refused, asking again alike will not help; 2: broken.
+            ExitCode::from(if error.is::<cli::Refused>() { 1 } else { 2 })
         }
     }
 }

@@ -1,0 +1,300 @@
+//! `billet image`: the store of this host. These verbs work on its folder, without a server.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::Instant,
+};
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use images::{Digest, import, store::Store};
+use serde_json::json;
+
+use super::{
+    bar::{Bar, Bars},
+    client::Refused,
+    text,
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Make a built-in image, or the RAM system that writes images, from Debian packages.
+    Build(super::build::Build),
+    /// Pack a disk: a file, a block device, or `-` for standard input.
+    Import(Import),
+    /// List images.
+    Ls(Listing),
+    /// Show one image.
+    Show(One),
+    /// Read every chunk of an image and check it, and its signature.
+    Verify(One),
+    /// Take a name away; `gc` then frees what no name needs.
+    Rm(One),
+    /// Free what no name needs.
+    Gc(StoreArgs),
+}
+
+/// Where the images are.
+#[derive(Debug, Clone, Args)]
+pub(super) struct StoreArgs {
+    /// Folder of the store.
+    #[arg(
+        long,
+        env = "BILLET_STORE",
+        default_value = "/var/lib/billet/store",
+        value_name = "FOLDER"
+    )]
+    store: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Listing {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Print JSON, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct One {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Name, digest, or the start of a digest that fits only one image.
+    image: String,
+    /// Print JSON, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Import {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Name for the image.
+    #[arg(long)]
+    name: String,
+    /// Number of the partition that takes a node's identity (a NoCloud seed).
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u32>,
+    /// Logical sector of the disk, when its partition table does not tell: 512 or 4096.
+    #[arg(long, value_name = "BYTES")]
+    sector_size: Option<u32>,
+    /// The raw disk, or `-`.
+    disk: PathBuf,
+    /// Print JSON, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+impl StoreArgs {
+    /// The store, which must be there.
+    pub(super) fn open(&self) -> anyhow::Result<Store> {
+        Store::open(&self.store)
+    }
+
+    /// The store, made when it is not there.
+    pub(super) fn create(&self) -> anyhow::Result<Store> {
+        Store::create(&self.store)
+    }
+}
+
+pub(super) fn run(verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Build(args) => super::build::run(&args),
+        Verb::Import(args) => import(&args),
+        Verb::Ls(args) => ls(&args),
+        Verb::Show(args) => show(&args),
+        Verb::Verify(args) => verify(&args),
+        Verb::Rm(args) => rm(&args),
+        Verb::Gc(args) => gc(&args),
+    }
+}
+
+fn import(args: &Import) -> anyhow::Result<()> {
+    let store = args.store.create()?;
+    let mut options = import::Options::new(&args.name);
+    options.seed = args.seed;
+    options.sector_size = args.sector_size;
+    let imported = import_disk(&store, &args.disk, options)?;
+    if args.json {
+        return text::json(&json!({
+            "name": args.name,
+            "manifest": imported.manifest,
+            "size": imported.size,
+            "chunks": imported.chunks,
+            "new_chunks": imported.new_chunks,
+            "new_bytes": imported.new_bytes,
+        }));
+    }
+    text::line(&told(&args.name, &imported))
+}
+
+/// Imports a raw disk with a progress bar.
+pub(super) fn import_disk(
+    store: &Store,
+    disk: &Path,
+    options: import::Options<'_>,
+) -> anyhow::Result<import::Imported> {
+    let bars = Bars::new();
+    let bar = Mutex::new((bars.add(&options.name), Instant::now()));
+    let progress = |done: u64, total: Option<u64>| packed(&bar, done, total);
+    let imported = import::import(store, disk, &import::Options { progress: &progress, ..options });
+    if let Ok((bar, _)) = bar.into_inner().as_mut() {
+        bar.end(if imported.is_ok() { "packed" } else { "not packed" });
+    }
+    imported
+}
+
+fn packed(bar: &Mutex<(Bar, Instant)>, done: u64, total: Option<u64>) {
+    let Ok(mut bar) = bar.lock() else { return };
+    let rate = (done as f64 / bar.1.elapsed().as_secs_f64().max(0.001)) as u64;
+    bar.0.bytes("packing", done, total.unwrap_or(done), rate);
+}
+
+/// One line on what an import did.
+pub(super) fn told(name: &str, imported: &import::Imported) -> String {
+    format!(
+        "{name} is {}: {} in {} chunks, {} of them new ({} packed)",
+        imported.manifest,
+        text::bytes(imported.size),
+        imported.chunks,
+        imported.new_chunks,
+        text::bytes(imported.new_bytes)
+    )
+}
+
+fn ls(args: &Listing) -> anyhow::Result<()> {
+    let images = args.store.open()?.images()?;
+    if args.json {
+        let list = images.iter().map(|image| {
+            json!({
+                "name": image.name,
+                "manifest": image.manifest,
+                "size": image.size,
+                "packed": image.packed,
+                "own": image.own,
+                "created": moment(image.created),
+            })
+        });
+        return text::json(&list.collect::<Vec<_>>());
+    }
+    let rows = images.iter().map(|image| {
+        vec![
+            image.name.clone(),
+            text::short(&image.manifest.to_string()).to_owned(),
+            text::bytes(image.size),
+            text::bytes(image.packed),
+            text::bytes(image.own),
+            moment(image.created),
+        ]
+    });
+    let none = "no images: `billet image build bare` makes one, `billet image import` packs a disk";
+    text::table(&["name", "manifest", "disk", "packed", "own", "created"], rows.collect(), none)
+}
+
+fn moment(seconds: u64) -> String {
+    let moment = jiff::Timestamp::from_second(seconds.cast_signed());
+    moment.map(|moment| moment.to_string()).unwrap_or_default()
+}
+
+fn find(store: &Store, typed: &str) -> anyhow::Result<Digest> {
+    Ok(store.resolve(typed).map_err(|error| Refused(error.to_string()))?)
+}
+
+fn show(args: &One) -> anyhow::Result<()> {
+    let store = args.store.open()?;
+    let name = find(&store, &args.image)?;
+    let header = store.manifest(&name)?.header;
+    if args.json {
+        let mut value = serde_json::to_value(&header)?;
+        value["manifest"] = json!(name);
+        return text::json(&value);
+    }
+    text::line(&format!("manifest     {name}"))?;
+    text::line(&format!(
+        "disk         {} ({} bytes)",
+        text::bytes(header.disk_size),
+        header.disk_size
+    ))?;
+    text::line(&format!("sector       {}", header.sector_size))?;
+    if let Some(boot) = &header.boot {
+        text::line(&format!("kernel       {} {}", boot.kernel, boot.command_line))?;
+    }
+    let rows = header.partitions.iter().map(|partition| {
+        let seed = if header.seed == Some(partition.number) { "takes the identity" } else { "" };
+        vec![
+            partition.number.to_string(),
+            text::bytes(partition.start),
+            text::bytes(partition.size),
+            partition.kind.clone(),
+            partition.name.clone(),
+            seed.to_owned(),
+        ]
+    });
+    text::table(
+        &["partition", "start", "size", "type", "name", ""],
+        rows.collect(),
+        "no partitions",
+    )
+}
+
+fn verify(args: &One) -> anyhow::Result<()> {
+    let store = args.store.open()?;
+    let name = find(&store, &args.image)?;
+    let bars = Bars::new();
+    let bar = Mutex::new((bars.add(&args.image), Instant::now()));
+    let progress = |done: u64, total: u64| {
+        if let Ok(mut bar) = bar.lock() {
+            bar.0.note("checking", &format!("{done} of {total} chunks"));
+        }
+    };
+    let verified =
+        store.verify(&name, &store.trusted()?, &progress).context("verifying the image")?;
+    if let Ok((bar, _)) = bar.into_inner().as_mut() {
+        bar.end("read");
+    }
+    let faults: Vec<String> = verified.faults.iter().map(ToString::to_string).collect();
+    let signer = verified.signer.map(|key| key.to_string());
+    if args.json {
+        text::json(&json!({
+            "manifest": name,
+            "signer": signer,
+            "chunks": verified.chunks,
+            "bytes": verified.bytes,
+            "faults": faults,
+        }))?;
+    }
+    if !faults.is_empty() {
+        return Err(Refused(format!("{} is not whole: {}", args.image, faults.join("; "))).into());
+    }
+    if args.json {
+        return Ok(());
+    }
+    let (checked, signer) = (text::bytes(verified.bytes), signer.unwrap_or_default());
+    text::line(&format!("{} is whole: {checked} checked, signed by {signer}", args.image))
+}
+
+fn rm(args: &One) -> anyhow::Result<()> {
+    let manifest = args.store.open()?.remove(&args.image)?;
+    if args.json {
+        return text::json(&json!({"removed": args.image, "manifest": manifest}));
+    }
+    text::line(&format!(
+        "{} is gone; `billet image gc` frees what no other image needs",
+        args.image
+    ))
+}
+
+fn gc(args: &StoreArgs) -> anyhow::Result<()> {
+    let collected = args.open()?.gc(&[])?;
+    text::line(&format!(
+        "{} freed: {} packs, {} manifests, {} unfinished files; {} of dead chunks stay in packs with live ones",
+        text::bytes(collected.freed),
+        collected.packs,
+        collected.manifests,
+        collected.unfinished,
+        text::bytes(collected.dead)
+    ))
+}
