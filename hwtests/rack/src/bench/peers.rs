@@ -35,10 +35,22 @@ pub fn fetch() -> Result<()> {
 
 /// Debian's kernel for the hand-made RAM system: its package, unpacked.
 pub fn kernel() -> Result<PathBuf> {
-    let mut depends = Command::new(tool::program("apt-cache", "apt")?);
-    let depends = run(depends.args(["depends", "--important", "linux-image-amd64"]))?;
+    let name = "linux-image-amd64";
+    let depends = ask_apt("apt-cache", &["depends", "--important", name], Path::new("/"))
+        .with_context(|| format!("finding the peer package {name}"))?;
     let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
-    fetch_one(package.context("finding the package that linux-image-amd64 stands for")?)
+    fetch_one(package.with_context(|| format!("finding the package that {name} stands for"))?)
+}
+
+/// Asks one of apt's programs, and once more with fresh lists: on many machines there are none.
+fn ask_apt(program: &str, words: &[&str], folder: &Path) -> Result<String> {
+    let program = tool::program(program, "apt")?;
+    let ask = || run(Command::new(&program).args(words).current_dir(folder));
+    ask().or_else(|_| {
+        let mut update = Command::new(tool::program("apt-get", "apt")?);
+        run(update.args(["-qq", "update"])).context("fetching package lists, as root may")?;
+        ask()
+    })
 }
 
 fn fetch_one(package: &str) -> Result<PathBuf> {
@@ -57,10 +69,8 @@ fn fetch_one(package: &str) -> Result<PathBuf> {
 }
 
 fn unpack(package: &str, folder: &Path) -> Result<()> {
-    let mut download = Command::new(tool::program("apt-get", "apt")?);
     // As root apt would hand the download to its own user, who may not write here.
-    download.args(["-o", "APT::Sandbox::User=root", "download", package]).current_dir(folder);
-    run(&mut download)?;
+    ask_apt("apt-get", &["-o", "APT::Sandbox::User=root", "download", package], folder)?;
     let entries = fs::read_dir(folder).context("listing the download")?;
     let archive = entries
         .filter_map(|entry| Some(entry.ok()?.path()))

@@ -17,7 +17,7 @@ ip link set eth0 up
 udhcpc -i eth0 -n -q -s /bin/lease || exec sh
 
 set -o pipefail
-if wget -O - http://10.77.0.1/image.zst | zstd -d | dd of=/dev/vda bs=1M iflag=fullblock oflag=direct
+if wget -q -O - http://10.77.0.1/image.zst | zstd -d | dd of=/dev/vda bs=1M iflag=fullblock oflag=direct
 then
     sync
     echo "handmade: the image is on the disk"
