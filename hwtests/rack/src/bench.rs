@@ -80,7 +80,11 @@ pub fn run(only: Option<&str>) -> Result<bool> {
 }
 
 fn choose(only: Option<&str>) -> Result<Vec<Figure>> {
-    let wanted = |name: &str| only.is_none_or(|only| only == name);
+    // A figure is also known by the names of its further rows: `dhcp-kea`, `boot-bios-kexec`.
+    let known = |only: &str, name: &str| {
+        only.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    let wanted = |name: &str| only.is_none_or(|only| known(only, name));
     let chosen: Vec<_> = FIGURES.into_iter().filter(|(name, _)| wanted(name)).collect();
     if chosen.is_empty() {
         let names = FIGURES.map(|(name, _)| name).join(", ");
@@ -95,11 +99,11 @@ fn prepare(chosen: &[Figure], folder: &Path) -> Result<()> {
     if has("tftp") {
         peers::fetch()?;
     }
-    if has("boot") {
-        handmade::prepare(folder)?;
-    }
     if has("boot") || has("ramdisk") {
         ours::artefacts(has("boot"))?;
+    }
+    if has("boot") {
+        handmade::prepare(folder)?;
     }
     Ok(())
 }
@@ -125,4 +129,20 @@ fn say(what: &str) {
 
 fn print(table: &Table) {
     println!("{table}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_is_chosen_by_the_name_of_any_of_its_rows() {
+        let names = |only| choose(only).unwrap().iter().map(|(name, _)| *name).collect::<Vec<_>>();
+        assert_eq!(names(None).len(), FIGURES.len());
+        assert_eq!(names(Some("tftp-1")), ["tftp-1"]);
+        assert_eq!(names(Some("tftp-100-window16")), ["tftp-100"]);
+        assert_eq!(names(Some("dhcp-kea")), ["dhcp"]);
+        let refusal = choose(Some("tftp")).unwrap_err().to_string();
+        assert!(refusal.contains("agent-size, ramdisk-size"), "{refusal}");
+    }
 }

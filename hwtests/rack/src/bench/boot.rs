@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::{
-    handmade::{self, Handmade},
+    handmade::Handmade,
     ours,
     rounds::{Contender, interleave},
     row::{Better, Row},
@@ -45,7 +45,6 @@ pub fn uefi(folder: &Path) -> Result<Vec<Row>> {
 fn measure(scratch: &Path, name: &str, firmware: Firmware) -> Result<Vec<Row>> {
     let bench =
         Bench { artefacts: ours::artefacts(true)?, scratch, folder: scratch.join(name), firmware };
-    handmade::export(scratch)?;
     let medians = interleave(
         ROUNDS,
         &mut [

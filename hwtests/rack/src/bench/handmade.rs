@@ -24,7 +24,8 @@ const INIT: &str = include_str!("handmade/init.sh");
 /// Where the files are that it serves, in the scratch folder.
 const FOLDER: &str = "handmade";
 
-/// Makes the RAM system. Wants the network: the kernel comes from Debian's archive.
+/// Makes the RAM system and exports the image. Wants the network: the kernel comes from
+/// Debian's archive.
 pub fn prepare(scratch: &Path) -> Result<()> {
     let folder = scratch.join(FOLDER);
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
@@ -42,12 +43,8 @@ pub fn prepare(scratch: &Path) -> Result<()> {
     run(make.arg(script).arg(kernel).arg(init).arg(&folder)).context("making a RAM system")?;
     let efi = tool::file("ipxe.efi", &["/usr/lib/ipxe/ipxe.efi"], "ipxe")?;
     fs::copy(efi, folder.join("ipxe.efi")).context("copying ipxe.efi")?;
-    fs::write(folder.join("boot.ipxe"), script_text()).context("writing the boot script")
-}
-
-/// Exports the image that it serves.
-pub fn export(scratch: &Path) -> Result<()> {
-    golden::export(&ours::artefacts(true)?.store, "bare", &scratch.join(FOLDER))
+    fs::write(folder.join("boot.ipxe"), script_text()).context("writing the boot script")?;
+    golden::export(&ours::artefacts(true)?.store, "bare", &folder)
 }
 
 fn script_text() -> String {

@@ -45,39 +45,43 @@ pub fn fetch(ask: Ask<'_>) -> Result<Vec<u8>> {
     Ok(transfer.bytes)
 }
 
-/// Reads it `count` times, one after the other. Megabytes a second.
-pub fn in_turn(ask: Ask<'_>, expected: &[u8], count: usize) -> Result<f64> {
+/// Not every transfer brought the file.
+#[derive(Debug, thiserror::Error)]
+#[error("{lost} of {count} transfers lost: {why:#}")]
+pub struct Lost {
+    lost: usize,
+    count: usize,
+    why: anyhow::Error,
+}
+
+/// Reads it `count` times, one after the other, to the first that is lost. Megabytes a second.
+pub fn in_turn(ask: Ask<'_>, expected: &[u8], count: usize) -> Result<f64, Lost> {
     let began = Instant::now();
-    for number in 1..=count {
-        check(fetch(ask), expected).with_context(|| format!("transfer {number} of {count}"))?;
+    for _ in 0..count {
+        check(fetch(ask), expected).map_err(|why| Lost { lost: 1, count, why })?;
     }
     Ok(rate(expected.len() * count, began))
 }
 
 /// Reads it `count` times at once. Megabytes a second, of all together.
-///
-/// # Errors
-/// When a single transfer was lost or had other bytes.
-pub fn at_once(ask: Ask<'_>, expected: &[u8], count: usize) -> Result<f64> {
+pub fn at_once(ask: Ask<'_>, expected: &[u8], count: usize) -> Result<f64, Lost> {
     let barrier = Barrier::new(count + 1);
-    let (began, lost) = thread::scope(|scope| {
-        let one = || {
-            barrier.wait();
-            check(fetch(ask), expected)
-        };
+    let one = || {
+        barrier.wait();
+        check(fetch(ask), expected)
+    };
+    let (began, mut failures) = thread::scope(|scope| {
         let clients: Vec<_> = (0..count).map(|_| scope.spawn(one)).collect();
         barrier.wait();
         let began = Instant::now();
-        let results = clients
+        let ended = clients
             .into_iter()
-            .map(|client| client.join().unwrap_or_else(|_| bail!("a client of the load failed")));
-        (began, results.filter_map(Result::err).collect::<Vec<_>>())
+            .map(|client| client.join().unwrap_or_else(|_| bail!("a client of the load panicked")));
+        (began, ended.filter_map(Result::err).collect::<Vec<_>>())
     });
-    let seconds = rate(expected.len() * count, began);
-    match lost.first() {
-        None => Ok(seconds),
-        Some(why) => bail!("{} of {count} transfers lost: {why:#}", lost.len()),
-    }
+    let rate = rate(expected.len() * count, began);
+    let lost = failures.len();
+    failures.pop().map_or(Ok(rate), |why| Err(Lost { lost, count, why }))
 }
 
 fn check(read: Result<Vec<u8>>, expected: &[u8]) -> Result<()> {
