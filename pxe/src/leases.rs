@@ -302,3 +302,127 @@ impl Pool {
         Some(Ipv4Addr::from_bits(next))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{
+        prelude::{any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest},
+        strategy::{Just, Strategy},
+    };
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Ask(u8),
+        Take(u8, u8),
+        Release(u8),
+        Decline(u8),
+        Commit,
+        FailToCommit,
+        Wait(i64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let mac = 0..12_u8;
+        prop_oneof![
+            mac.clone().prop_map(Step::Ask),
+            (mac.clone(), any::<u8>()).prop_map(|(mac, ip)| Step::Take(mac, ip % 10)),
+            mac.clone().prop_map(Step::Release),
+            mac.prop_map(Step::Decline),
+            prop_oneof![Just(Step::Commit), Just(Step::FailToCommit)],
+            (0..30_i64).prop_map(Step::Wait),
+        ]
+    }
+
+    fn subnet() -> Subnet {
+        toml::from_str(
+            "network = '10.0.0.0/24'
+             pools = ['10.0.0.1-10.0.0.4', '10.0.0.6-10.0.0.9']",
+        )
+        .unwrap()
+    }
+
+    fn ip(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 0, last)
+    }
+
+    fn mac(last: u8) -> Mac {
+        Mac([2, 0, 0, 0, 0, last])
+    }
+
+    type Stored = HashMap<Ipv4Addr, Lease>;
+
+    fn commit(leases: &mut Leases, stored: &mut Stored) {
+        let changes = leases.take_changes();
+        for ip in changes.expired {
+            stored.remove(&ip);
+        }
+        for lease in changes.leases {
+            stored.insert(lease.ip, lease);
+        }
+    }
+
+    fn take(leases: &mut Leases, ip: Ipv4Addr, mac: Mac, now: i64) {
+        if leases.allows(ip, mac) {
+            let until = now + 60;
+            leases.lease(Lease { ip, mac, client_id: None, hostname: None, until });
+        }
+    }
+
+    fn apply(leases: &mut Leases, stored: &mut Stored, step: Step, now: i64) {
+        match step {
+            Step::Ask(machine) => {
+                let machine = mac(machine);
+                let had = leases.of(machine).filter(|ip| leases.allows(*ip, machine));
+                if let Some(ip) = had.or_else(|| leases.pick(&subnet(), |ip| ip == self::ip(3))) {
+                    leases.offer(ip, machine, now + 10);
+                }
+            }
+            Step::Take(machine, last) => take(leases, ip(last), mac(machine), now),
+            Step::Release(machine) => {
+                leases.of(mac(machine)).map(|ip| leases.release(ip, mac(machine)));
+            }
+            Step::Decline(machine) => {
+                leases.of(mac(machine)).map(|ip| leases.decline(ip, mac(machine), now + 20));
+            }
+            Step::Commit => commit(leases, stored),
+            Step::FailToCommit => {
+                let changes = leases.take_changes();
+                leases.restore(&changes);
+            }
+            Step::Wait(_) => leases.expire(now),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_store_has_is_what_the_table_has(steps in prop::collection::vec(step(), 1..200)) {
+            let (mut leases, mut stored, mut now) =
+                (Leases::new(&[subnet()], Vec::new()), Stored::new(), 0);
+            for step in steps {
+                if let Step::Wait(seconds) = step {
+                    now += seconds;
+                }
+                apply(&mut leases, &mut stored, step, now);
+                prop_assert!(leases.size() <= 10);
+                let owners: HashSet<Mac> = leases.by_mac.keys().copied().collect();
+                for owner in owners {
+                    let ip = leases.by_mac[&owner];
+                    prop_assert_eq!(leases.slots[&ip].mac, Some(owner));
+                }
+            }
+            commit(&mut leases, &mut stored);
+            let again = Leases::new(&[subnet()], stored.values().cloned().collect());
+            prop_assert!(!again.has_changes());
+            for (ip, slot) in &leases.slots {
+                let lasts = matches!(slot.state, State::Leased(_));
+                prop_assert_eq!(lasts, stored.contains_key(ip));
+                if lasts {
+                    prop_assert_eq!(again.slots[ip].state, slot.state);
+                    prop_assert_eq!(again.slots[ip].mac, slot.mac);
+                }
+            }
+        }
+    }
+}
