@@ -154,7 +154,6 @@ impl Apt {
     }
 
     /// The first package that `package` depends on: the real one behind a metapackage.
-    #[allow(dead_code, reason = "for the RAM system, which lands beside the images")]
     pub(crate) fn depends(&self, package: &str) -> Result<String> {
         let show = tool::output(self.command("apt-cache").args(["show", package]))
             .with_context(|| format!("looking up package {package}"))?;
@@ -165,7 +164,6 @@ impl Apt {
     }
 
     /// Downloads `package` and unpacks it under `target`.
-    #[allow(dead_code, reason = "for the RAM system, which lands beside the images")]
     pub(crate) fn unpack(&self, package: &str, target: &Path) -> Result<()> {
         let folder = self.folder.join(package);
         fs::create_dir_all(&folder).context("making a folder for a package")?;
