@@ -99,9 +99,16 @@ async fn wrong_method(request: Request) -> Fault {
     Fault::new(StatusCode::METHOD_NOT_ALLOWED, text)
 }
 
+/// Each request is a task of its own: one whose client goes away is not left off between the
+/// database, which has its change, and DHCP, which must learn of it.
 async fn in_time(request: Request, next: Next) -> Response {
-    match timeout(PATIENCE, next.run(request)).await {
-        Ok(response) => response,
+    match timeout(PATIENCE, tokio::spawn(next.run(request))).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => {
+            tracing::error!("answering a request: {error}");
+            let text = "the server could not do it; its log says why";
+            Fault::new(StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+        }
         Err(_) => {
             let text = format!("the request took more than {} s", PATIENCE.as_secs());
             Fault::new(StatusCode::REQUEST_TIMEOUT, text).into_response()

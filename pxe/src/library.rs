@@ -1,9 +1,9 @@
 //! The images that can be deployed: the door from async code to the store of images.
 
-use std::{os::unix::fs::FileExt as _, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
-use images::{Digest, Extent, Store, index::Location, name::Unresolved, pack::Decoder};
+use images::{Digest, Extent, Store, name::Unresolved};
 use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 
@@ -112,35 +112,22 @@ impl Library {
     }
 }
 
+/// A whole catalogue of large stores would not fit a small server's memory: one manifest after
+/// the other is looked through.
 fn find_chunk(store: &Store, wanted: Digest) -> anyhow::Result<Option<Vec<u8>>> {
     for name in store.manifests()? {
         let manifest = store.manifest(&name)?;
-        let chunks = manifest.extents.iter().filter_map(|extent| match extent {
-            Extent::Chunk { size, name } => Some((*size, *name)),
+        let mut chunks = manifest.extents.iter().filter_map(|extent| match extent {
+            Extent::Chunk { name, .. } => Some(*name),
             Extent::Zero(_) => None,
         });
-        let found = chunks.enumerate().find(|(_, (_, name))| *name == wanted);
-        if let Some((n, (size, _))) = found
+        if let Some(n) = chunks.position(|name| name == wanted)
             && let Some(location) = store.index(&name)?.get(n)
         {
-            return read_chunk(store, location, size, wanted).map(Some);
+            return Ok(Some(store.chunk(&wanted, &location).context("reading a chunk")?));
         }
     }
     Ok(None)
-}
-
-fn read_chunk(
-    store: &Store,
-    location: Location,
-    size: u32,
-    name: Digest,
-) -> anyhow::Result<Vec<u8>> {
-    let mut frame = vec![0; location.len as usize];
-    let pack = store.open_pack(&location.pack).context("opening a pack")?;
-    pack.read_exact_at(&mut frame, location.range().start).context("reading a pack")?;
-    let mut chunk = vec![0; size as usize];
-    Decoder::new()?.decode(&frame, &name, &mut chunk).context("unpacking a chunk")?;
-    Ok(chunk)
 }
 
 async fn blocking<T: Send + 'static>(

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use axum::{
     Json,
     extract::{ConnectInfo, State},
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
 };
 use protocol::{Hello, Progress, Report, Welcome};
 
-use super::{Context, auth::bearer, door::Body, problem::Fault};
+use super::{Context, auth::AgentToken, door::Body, problem::Fault};
 
 /// The first words of a node.
 pub async fn hello(
@@ -23,26 +23,19 @@ pub async fn hello(
 /// How far it is.
 pub async fn progress(
     State(shared): Context,
-    headers: HeaderMap,
+    AgentToken(bearer): AgentToken,
     Body(progress): Body<Progress>,
 ) -> Result<StatusCode, Fault> {
-    shared.provisioner.progress(identity(&headers)?, progress).await?;
+    shared.provisioner.progress(&bearer, progress).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// How it ended.
 pub async fn report(
     State(shared): Context,
-    headers: HeaderMap,
+    AgentToken(bearer): AgentToken,
     Body(report): Body<Report>,
 ) -> Result<StatusCode, Fault> {
-    shared.provisioner.report(identity(&headers)?, report).await?;
+    shared.provisioner.report(&bearer, report).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn identity(headers: &HeaderMap) -> Result<&str, Fault> {
-    bearer(headers).ok_or_else(|| {
-        let text = "no bearer token; `Authorization: Bearer` with that of the welcome is needed";
-        Fault::new(StatusCode::UNAUTHORIZED, text)
-    })
 }

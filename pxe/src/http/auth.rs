@@ -1,8 +1,8 @@
 //! Who may pass: the admin token before the API.
 
 use axum::{
-    extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    extract::{FromRequestParts, Request, State},
+    http::{HeaderMap, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -26,8 +26,23 @@ pub async fn admin_only(State(shared): Context, request: Request, next: Next) ->
     }
 }
 
+/// The token of an agent; asked for before its message is looked at.
+pub struct AgentToken(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for AgentToken {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
+        bearer(&parts.headers).map(|token| AgentToken(token.to_owned())).ok_or_else(|| {
+            let text =
+                "no bearer token; `Authorization: Bearer` with that of the welcome is needed";
+            Fault::new(StatusCode::UNAUTHORIZED, text)
+        })
+    }
+}
+
 /// The token that a request bears.
-pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())

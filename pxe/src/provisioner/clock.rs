@@ -70,7 +70,7 @@ impl Provisioner {
             }
         }
         for lease in self.store.load_leases().await? {
-            if self.registry.get(lease.mac).is_some() {
+            if lease.until > now.as_second() && self.registry.get(lease.mac).is_some() {
                 let sighting = Sighting { address: Some(lease.ip), uuid: None };
                 self.live.saw(lease.mac, sighting);
             }

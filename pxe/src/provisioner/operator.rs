@@ -42,10 +42,7 @@ impl Provisioner {
         if let Some(answer) = given(&mut change, repeat.as_ref()).await? {
             return Ok(answer);
         }
-        let mut known = None;
-        for mac in &macs {
-            known = known.or(change.node_of(*mac).await?.filter(is_discovered));
-        }
+        let known = discovered_as_one(&mut change, &macs).await?;
         let is_new = known.is_none();
         let mut node = known.unwrap_or_else(|| Node::discovered(macs[0], host_key, now));
         node.change(wanted)?;
@@ -170,8 +167,22 @@ impl Provisioner {
     }
 }
 
-fn is_discovered(node: &Node) -> bool {
-    node.state == State::Discovered
+/// The machine that was discovered by these addresses. One with several ports may have been
+/// taken for several machines: the others are forgotten.
+async fn discovered_as_one(change: &mut Change<'_>, macs: &[Mac]) -> Result<Option<Node>> {
+    let mut first: Option<Node> = None;
+    for mac in macs {
+        let Some(found) = change.node_of(*mac).await? else { continue };
+        if found.state != State::Discovered {
+            return Err(taken(format!("MAC {mac} belongs to node {} already", found.name)));
+        }
+        match &first {
+            None => first = Some(found),
+            Some(node) if node.id == found.id => {}
+            Some(_) => change.delete_node(found.id).await?,
+        }
+    }
+    Ok(first)
 }
 
 fn needed(field: &str, what: &str) -> Refusal {
