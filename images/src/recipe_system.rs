@@ -15,7 +15,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    debian::Source, ext4, recipe::Recipe, recipe_disk::Layout, scratch::Scratch, sparse, tool,
+    debian::Source,
+    ext4,
+    recipe::Recipe,
+    recipe_disk::Layout,
+    scratch::{self, Scratch},
+    sparse, tool,
 };
 
 /// Packages that are needed to make GRUB's programs, and stay out of the image.
@@ -48,6 +53,8 @@ cat "$dir/file"
 #[derive(Debug)]
 pub(crate) struct System {
     archive: PathBuf,
+    /// Where files are unpacked, unless it is where the user's programs do.
+    memory: Option<&'static Path>,
     errors: PathBuf,
 }
 
@@ -64,6 +71,8 @@ impl System {
         check_user()?;
         stage(recipe, &scratch.join("overlay"), epoch)?;
         let archive = scratch.join("system.tar");
+        // The system as files, and once more as a file system of that size.
+        let memory = scratch::in_memory((u64::from(recipe.disk.root) * 2 + 512) << 20);
         let mut mmdebstrap = tool::command("mmdebstrap");
         mmdebstrap
             .current_dir(scratch.path())
@@ -75,6 +84,7 @@ impl System {
         if let Some(cache) = cache {
             keep_packages(&mut mmdebstrap, cache)?;
         }
+        mmdebstrap.envs(memory.map(|folder| ("TMPDIR", folder)));
         add_hooks(&mut mmdebstrap);
         mmdebstrap.args([source.suite.as_str(), "system.tar"]).args(source.lines());
         tool::run(&mut mmdebstrap, &mut |line| {
@@ -84,7 +94,7 @@ impl System {
             }
         })
         .context("installing packages")?;
-        Ok(System { archive, errors: scratch.join("errors") })
+        Ok(System { archive, memory, errors: scratch.join("errors") })
     }
 
     /// Writes the root file system into its partition.
@@ -108,6 +118,7 @@ impl System {
             ))
             .env("E2FSPROGS_FAKE_TIME", epoch.to_string())
             .env("SOURCE_DATE_EPOCH", epoch.to_string())
+            .envs(self.memory.map(|folder| ("TMPDIR", folder)))
             .stdin(File::open(&self.archive).context("opening the system's archive")?)
             .stdout(Stdio::piped())
             .stderr(File::create(&self.errors).context("creating a file for errors")?)

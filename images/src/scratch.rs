@@ -6,6 +6,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+/// A file system in memory that everyone may write to.
+const SHARED_MEMORY: &str = "/dev/shm";
 
 /// The folder. Dropping it removes it with all it holds.
 #[derive(Debug)]
@@ -32,9 +36,55 @@ impl Scratch {
     }
 }
 
+/// A folder in memory with room for `bytes`, for what is many small files and soon gone; none when
+/// the user has chosen a folder, or memory is not that plentiful. Unpacking and removing a system
+/// took a minute less of a build's three than on a busy disk.
+pub(crate) fn in_memory(bytes: u64) -> Option<&'static Path> {
+    if std::env::var_os("TMPDIR").is_some() {
+        return None;
+    }
+    let volume = statvfs(SHARED_MEMORY).ok()?;
+    let free = volume.blocks_available() * volume.fragment_size();
+    // Programs are run there; root makes devices there, where others bind the host's.
+    let root = nix::unistd::geteuid().is_root();
+    let usable = !volume.flags().contains(FsFlags::ST_NOEXEC)
+        && !(root && volume.flags().contains(FsFlags::ST_NODEV));
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let roomy = free >= bytes && available(&meminfo)? >= 2 * bytes;
+    (usable && roomy).then_some(Path::new(SHARED_MEMORY))
+}
+
+/// Bytes of memory that programs may still ask for.
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
 impl Drop for Scratch {
     fn drop(&mut self) {
         // What cannot be removed now is found by its name; the build's own error matters more.
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_memory_is_what_the_kernel_says() {
+        let meminfo = "MemTotal:       24684084 kB\nMemAvailable:    1024 kB\n";
+        assert_eq!(available(meminfo), Some(1 << 20));
+        assert_eq!(available("MemTotal: 1 kB\n"), None);
+        assert_eq!(in_memory(u64::MAX / 4), None);
+    }
+
+    #[test]
+    fn a_scratch_folder_goes_with_what_it_holds() {
+        let parent = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(parent.path()).unwrap();
+        fs::write(scratch.join("file"), "text").unwrap();
+        drop(scratch);
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
     }
 }
