@@ -6,7 +6,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -21,7 +21,7 @@ use super::{
     Handler,
     handler::Outcome,
     options::Limits,
-    session::Session,
+    session::{Place, Session},
     socket::{self, Request},
 };
 use crate::{
@@ -42,6 +42,7 @@ pub struct TftpServer<H: Handler> {
     handler: Arc<H>,
     limits: Limits,
     transfers: JoinSet<()>,
+    running: Arc<AtomicUsize>,
     /// By client address and port, what it has asked for lately, the newest last.
     by_peer: HashMap<SocketAddr, Vec<Transfer>>,
     peer_of: HashMap<Id, SocketAddr>,
@@ -66,6 +67,7 @@ impl<H: Handler> TftpServer<H> {
             handler: Arc::new(handler),
             limits,
             transfers: JoinSet::new(),
+            running: Arc::new(AtomicUsize::new(0)),
             by_peer: HashMap::new(),
             peer_of: HashMap::new(),
             by_client: HashMap::new(),
@@ -152,9 +154,9 @@ impl<H: Handler> TftpServer<H> {
         let handler = Arc::clone(&self.handler);
         let limits = self.limits.clone();
         let refusals = Arc::clone(&self.refusals);
-        let flag = Arc::clone(&superseded);
+        let place = Place::new(Arc::clone(&superseded), &self.running);
         let task = self.transfers.spawn(async move {
-            let ended = transfer(&*handler, peer, local, &req, &limits, flag).await;
+            let ended = transfer(&*handler, peer, local, &req, &limits, place).await;
             let outcome = ended.unwrap_or_else(|e| {
                 debug!("{peer} asked for {:?}: {e}", req.filename);
                 refuse(&refusals, local, peer, e.into());
@@ -190,12 +192,12 @@ async fn transfer<H: Handler>(
     local: IpAddr,
     req: &RwReq,
     limits: &Limits,
-    superseded: Arc<AtomicBool>,
+    place: Place,
 ) -> Result<Outcome> {
     let opened = handler.read_req_open(&peer, Path::new(&req.filename)).await;
     let (reader, size) = opened.map_err(Error::Packet)?;
     let agreed = limits.agree(req, size);
-    Session::new(local, peer, reader, agreed, limits.retries, superseded)?.run().await
+    Session::new(local, peer, reader, agreed, limits.retries, place)?.run().await
 }
 
 /// Tells `peer`, once: errors are not repeated, the client asks again.

@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::Poll,
     time::{Duration, Instant},
@@ -36,14 +36,61 @@ const GAP: Duration = Duration::from_millis(1);
 /// Longer than every packet that means something here; the rest of a longer one is cut off,
 /// and it is then none of ours.
 const LONGEST: usize = 516;
-const OPCODE_ACK: [u8; 2] = [0, 4];
-const OPCODE_ERROR: [u8; 2] = [0, 5];
+const OPCODE_ACK: u8 = 4;
+const OPCODE_ERROR: u8 = 5;
+
+/// How long an answer is awaited with open eyes, and whose answers: one that came sooner than
+/// the kernel needs to put this thread to sleep and wake it again. That is a machine on this
+/// host; no wire is that fast. Only a transfer that is alone does so.
+const SPIN: Duration = Duration::from_micros(60);
+/// After so many answers heard that way the others have their turn.
+const SPINS: u32 = 32;
 
 /// What woke a session.
 enum Wake {
     Timer,
     Ack(u16),
     Error,
+}
+
+impl Wake {
+    fn parse(packet: &[u8]) -> Option<Wake> {
+        match packet {
+            &[0, OPCODE_ACK, high, low] => Some(Wake::Ack(u16::from_be_bytes([high, low]))),
+            [0, OPCODE_ERROR, ..] => Some(Wake::Error),
+            _ => None,
+        }
+    }
+}
+
+/// A transfer's place among the others, kept for as long as it lives.
+pub(crate) struct Place {
+    /// Set when the client asked again from the same port: then this transfer answers what it
+    /// is asked, but repeats nothing by itself.
+    superseded: Arc<AtomicBool>,
+    running: Arc<AtomicUsize>,
+}
+
+impl Place {
+    /// Counts one more in `running`.
+    pub(crate) fn new(superseded: Arc<AtomicBool>, running: &Arc<AtomicUsize>) -> Self {
+        running.fetch_add(1, Ordering::Relaxed);
+        Place { superseded, running: Arc::clone(running) }
+    }
+
+    fn is_superseded(&self) -> bool {
+        self.superseded.load(Ordering::Relaxed)
+    }
+
+    fn is_alone(&self) -> bool {
+        self.running.load(Ordering::Relaxed) == 1
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.running.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// One transfer.
@@ -57,9 +104,8 @@ pub(crate) struct Session<R> {
     retries: u32,
     /// How often the same was sent again in vain.
     vain: u32,
-    /// Set when the client asked again from the same port: then this transfer answers what it
-    /// is asked, but repeats nothing by itself.
-    superseded: Arc<AtomicBool>,
+    place: Place,
+    spins: u32,
     /// When to stop waiting. The timer is set anew only when it fires too early, or would fire
     /// too late: it is not touched for each packet.
     deadline: Instant,
@@ -73,7 +119,7 @@ impl<R: AsyncRead + Unpin> Session<R> {
         reader: R,
         agreed: Agreed,
         retries: u32,
-        superseded: Arc<AtomicBool>,
+        place: Place,
     ) -> Result<Self> {
         let deadline = Instant::now() + agreed.timeout;
         let greeting = agreed.oack.map(|opts| (Packet::OAck(opts).to_bytes().to_vec(), None));
@@ -85,7 +131,8 @@ impl<R: AsyncRead + Unpin> Session<R> {
             timeout: agreed.timeout,
             retries,
             vain: 0,
-            superseded,
+            place,
+            spins: 0,
             deadline,
             timer: Box::pin(sleep_until(deadline.into())),
         })
@@ -142,7 +189,7 @@ impl<R: AsyncRead + Unpin> Session<R> {
                 Wake::Timer if self.greeting.is_none() && !self.window.is_sent() => {
                     return Ok(None);
                 }
-                Wake::Timer if self.superseded.load(Ordering::Relaxed) => {
+                Wake::Timer if self.place.is_superseded() => {
                     return Ok(Some(Outcome::Superseded));
                 }
                 Wake::Timer if self.vain == self.retries => return Ok(Some(Outcome::Silent)),
@@ -184,14 +231,15 @@ impl<R: AsyncRead + Unpin> Session<R> {
         let mut buf = [0; LONGEST];
         loop {
             match self.socket.try_recv(&mut buf) {
-                Ok(len) => match (buf.first_chunk(), &buf[2..len.max(2)]) {
-                    (Some(&OPCODE_ERROR), _) if len >= 2 => return Ok(Wake::Error),
-                    (Some(&OPCODE_ACK), &[high, low]) => {
-                        return Ok(Wake::Ack(u16::from_be_bytes([high, low])));
+                Ok(len) => {
+                    if let Some(wake) = Wake::parse(&buf[..len]) {
+                        return Ok(wake);
                     }
-                    _ => {}
-                },
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if let Some(wake) = self.spin().await? {
+                        return Ok(wake);
+                    }
                     if self.wait().await? {
                         return Ok(Wake::Timer);
                     }
@@ -199,6 +247,30 @@ impl<R: AsyncRead + Unpin> Session<R> {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// Looks for the answer of a very near client for a moment.
+    async fn spin(&mut self) -> io::Result<Option<Wake>> {
+        let near = self.window.round_trip().is_some_and(|time| time < SPIN);
+        if !near || !self.place.is_alone() {
+            return Ok(None);
+        }
+        self.spins += 1;
+        if self.spins.is_multiple_of(SPINS) {
+            tokio::task::yield_now().await;
+        }
+        let mut buf = [0; LONGEST];
+        let began = Instant::now();
+        while began.elapsed() < SPIN {
+            if let Some(len) = socket::poll(&self.socket, &mut buf)? {
+                if let Some(wake) = Wake::parse(&buf[..len]) {
+                    return Ok(Some(wake));
+                }
+            }
+            // The client may be waiting for this very processor.
+            std::thread::yield_now();
+        }
+        Ok(None)
     }
 
     /// Waits for a packet, or until the deadline: then true.

@@ -8,9 +8,10 @@ use std::{
 
 use nix::{
     cmsg_space,
+    errno::Errno,
     sys::socket::{
-        ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmsg,
-        send, sendmmsg, sendmsg, setsockopt, sockopt,
+        ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recv,
+        recvmsg, send, sendmmsg, sendmsg, setsockopt, sockopt,
     },
 };
 use socket2::{Domain, Protocol, Socket, Type};
@@ -79,6 +80,15 @@ pub(crate) async fn request(socket: &UdpSocket, buf: &mut [u8]) -> io::Result<Re
 fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = storage.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
     v4.or_else(|| storage.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
+}
+
+/// What has come on a connected socket, whether tokio knows of it or not.
+pub(crate) fn poll(socket: &UdpSocket, buf: &mut [u8]) -> io::Result<Option<usize>> {
+    match recv(socket.as_raw_fd(), buf, MsgFlags::MSG_DONTWAIT) {
+        Ok(len) => Ok(Some(len)),
+        Err(Errno::EAGAIN) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Sends `packets` to the connected peer, in one call. One that finds no room is lost like one

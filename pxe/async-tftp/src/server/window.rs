@@ -3,8 +3,8 @@
 //! Blocks are counted from 1 without end and named on the wire by their lower 16 bits. An
 //! acknowledgement of the block *before* the window is what RFC 7440 has a receiver send whose
 //! first block was lost, and it is also what a repeated or late acknowledgement looks like.
-//! It is believed only when it cannot be an answer to an earlier sending (half a round trip
-//! after a first sending, a whole one after a repetition), and only a few times without
+//! It is believed once after a first sending; after a repetition only when a round trip has gone
+//! by, as what comes before that answers the first sending; and only a few times without
 //! progress. With a window of one it is never believed: answering it is the sorcerer's
 //! apprentice of RFC 1123, 4.2.3.1, and the timer repairs that loss.
 //!
@@ -88,10 +88,9 @@ impl Window {
         while !self.ended && self.packets.len() < self.size {
             let block = self.base + self.packets.len() as u64;
             let mut packet = self.spare.pop().unwrap_or_default();
-            packet.clear();
-            packet.extend_from_slice(&OPCODE_DATA);
-            packet.extend_from_slice(&(block as u16).to_be_bytes());
             packet.resize(HEADER + self.block_size, 0);
+            packet[..2].copy_from_slice(&OPCODE_DATA);
+            packet[2..HEADER].copy_from_slice(&(block as u16).to_be_bytes());
             let mut len = HEADER;
             while len < packet.len() {
                 match reader.read(&mut packet[len..]).await? {
@@ -155,6 +154,11 @@ impl Window {
         self.burst = (self.burst / 2).max(1);
     }
 
+    /// The shortest time in which this client answered so far.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+
     /// Notes how long a client took to answer.
     pub(crate) fn answered_in(&mut self, time: Duration) {
         self.round_trip = Some(self.round_trip.map_or(time, |known| known.min(time)));
@@ -187,9 +191,9 @@ impl Window {
         if self.reached < self.base || self.sent == 0 {
             return false;
         }
-        let round_trip = self.round_trip.unwrap_or_default();
-        let answer = if self.repeated { round_trip } else { round_trip / 2 };
-        now.saturating_duration_since(began) >= answer
+        let answers_this =
+            now.saturating_duration_since(began) >= self.round_trip.unwrap_or_default();
+        answers_this || !self.repeated
     }
 }
 
