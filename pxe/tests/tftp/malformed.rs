@@ -92,7 +92,7 @@ fn limits() -> TftpConfig {
 #[test]
 fn malformed_requests_change_nothing() {
     let program = bytes(20_000);
-    let serving = Serving::with(limits(), &program);
+    let serving = Serving::alone(limits(), &program);
     bombard(&serving, &program, |client| client.server, 1);
     let (memory, files) = (resident(), open_files());
     bombard(&serving, &program, |client| client.server, 2);
@@ -105,7 +105,7 @@ fn malformed_requests_change_nothing() {
 #[test]
 fn malformed_packets_in_a_transfer_change_nothing() {
     let program = bytes(20_000);
-    let serving = Serving::with(limits(), &program);
+    let serving = Serving::alone(limits(), &program);
     let begin = |client: &Client| {
         client.ask("ipxe.efi", &[("blksize", "512"), ("windowsize", "2")]);
         client.answer().1

@@ -71,19 +71,20 @@ fn curl() {
 #[test]
 fn busybox() {
     let get = "-g -r ipxe.efi -l TO HOST PORT";
-    fetch_all("busybox", 512, &format!("busybox tftp {get}"));
-    fetch_all("busybox", 1428, &format!("busybox tftp -b 1428 {get}"));
+    fetch_all("busybox-static", 512, &format!("busybox tftp {get}"));
+    fetch_all("busybox-static", 1428, &format!("busybox tftp -b 1428 {get}"));
 }
 
 /// Block numbers have 16 bits. No boot program has 65536 blocks, but a wrong step there would be
 /// seen on nobody's desk.
 #[test]
 fn block_numbers_roll_over() {
-    let serving = Serving::program(&bytes(40 << 20));
+    let serving = Serving::program(b"");
+    serving.replace("ipxe.efi", &bytes(40 << 20));
     for (package, line) in [
         ("curl", "curl -sS --tftp-blksize 512 -o TO tftp://HOST:PORT/ipxe.efi"),
         ("tftp-hpa", "tftp -m octet HOST PORT -c get ipxe.efi TO"),
-        ("busybox", "busybox tftp -g -b 512 -r ipxe.efi -l TO HOST PORT"),
+        ("busybox-static", "busybox tftp -g -b 512 -r ipxe.efi -l TO HOST PORT"),
         ("atftp", "atftp --option windowsize_16 -g -r ipxe.efi -l TO HOST PORT"),
     ] {
         assert!(fetch(serving.address, package, line) == bytes(40 << 20), "{line}");

@@ -90,7 +90,7 @@ fn a_huge_window_is_sixteen_blocks() {
 #[test]
 fn a_flood_of_requests_is_bounded_and_told_so() {
     let limits = TftpConfig { transfers: 60, per_client: 40, retries: 0, ..TftpConfig::default() };
-    let serving = Serving::with(limits, &bytes(100_000));
+    let serving = Serving::alone(limits, &bytes(100_000));
     let before = open_files();
     let flood: Vec<_> = (0..50).map(|_| Client::new(serving.address)).collect();
     let mut busy = 0;

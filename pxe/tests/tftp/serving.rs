@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use tempfile::TempDir;
@@ -14,6 +14,9 @@ use crate::tftp::{TftpConfig, serve_on};
 /// What is served; `ipxe.efi` is the program under test.
 pub const PROGRAMS: [&str; 3] = ["ipxe.efi", "snponly.efi", "undionly.kpxe"];
 
+/// Tests share one process; those that measure it must be alone in it.
+static PROCESS: RwLock<()> = RwLock::new(());
+
 /// A running server. It must end well when it is dropped.
 pub struct Serving {
     pub address: SocketAddr,
@@ -22,6 +25,8 @@ pub struct Serving {
     stop: Option<oneshot::Sender<()>>,
     server: Option<JoinHandle<anyhow::Result<()>>>,
     runtime: Runtime,
+    _shared: Option<RwLockReadGuard<'static, ()>>,
+    _alone: Option<RwLockWriteGuard<'static, ()>>,
 }
 
 impl Serving {
@@ -34,8 +39,27 @@ impl Serving {
         Self::on(&[Ipv4Addr::LOCALHOST], config, program).0
     }
 
+    /// Serves while no other server of this process does.
+    pub fn alone(config: TftpConfig, program: &[u8]) -> Self {
+        let alone = PROCESS.write().unwrap_or_else(PoisonError::into_inner);
+        let (mut serving, _) = Self::start(&[Ipv4Addr::LOCALHOST], config, program);
+        serving._alone = Some(alone);
+        serving
+    }
+
     /// Serves on several addresses, and gives them all.
     pub fn on(
+        addresses: &[Ipv4Addr],
+        config: TftpConfig,
+        program: &[u8],
+    ) -> (Self, Vec<SocketAddr>) {
+        let shared = PROCESS.read().unwrap_or_else(PoisonError::into_inner);
+        let (mut serving, bound) = Self::start(addresses, config, program);
+        serving._shared = Some(shared);
+        (serving, bound)
+    }
+
+    fn start(
         addresses: &[Ipv4Addr],
         config: TftpConfig,
         program: &[u8],
@@ -55,8 +79,17 @@ impl Serving {
             let shutdown = async move { drop(stopped.await) };
             serve_on(sockets, &config, dir, &PROGRAMS, tell, shutdown).await
         });
-        let (stop, server) = (Some(stop), Some(server));
-        (Serving { address: bound[0], boot, fetched, stop, server, runtime }, bound)
+        let serving = Serving {
+            address: bound[0],
+            boot,
+            fetched,
+            stop: Some(stop),
+            server: Some(server),
+            runtime,
+            _shared: None,
+            _alone: None,
+        };
+        (serving, bound)
     }
 
     /// Who fetched what so far. A client has its last block a moment before the server knows.
