@@ -1,5 +1,5 @@
-//! Server side: a request comes to the listening socket, gets a [session] with a socket
-//! of its own, and a [window] that decides what is sent when.
+//! Server side: a request comes to the listening socket, gets a `session` with a socket
+//! of its own, and a `window` that decides what is sent when.
 
 mod builder;
 mod handler;

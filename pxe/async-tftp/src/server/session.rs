@@ -262,10 +262,9 @@ impl<R: AsyncRead + Unpin> Session<R> {
         let mut buf = [0; LONGEST];
         let began = Instant::now();
         while began.elapsed() < SPIN {
-            if let Some(len) = socket::poll(&self.socket, &mut buf)? {
-                if let Some(wake) = Wake::parse(&buf[..len]) {
-                    return Ok(Some(wake));
-                }
+            let len = socket::poll(&self.socket, &mut buf)?;
+            if let Some(wake) = len.and_then(|len| Wake::parse(&buf[..len])) {
+                return Ok(Some(wake));
             }
             // The client may be waiting for this very processor.
             std::thread::yield_now();
