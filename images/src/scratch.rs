@@ -47,11 +47,11 @@ pub(crate) fn in_memory(bytes: u64) -> Option<&'static Path> {
     let free = volume.blocks_available() * volume.fragment_size();
     // Programs are run there; root makes devices there, where others bind the host's.
     let root = nix::unistd::geteuid().is_root();
-    let usable = !volume.flags().contains(FsFlags::ST_NOEXEC)
-        && !(root && volume.flags().contains(FsFlags::ST_NODEV));
+    let flags = volume.flags();
+    let barred = FsFlags::ST_NOEXEC | if root { FsFlags::ST_NODEV } else { FsFlags::empty() };
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
     let roomy = free >= bytes && available(&meminfo)? >= 2 * bytes;
-    (usable && roomy).then_some(Path::new(SHARED_MEMORY))
+    (!flags.intersects(barred) && roomy).then_some(Path::new(SHARED_MEMORY))
 }
 
 /// Bytes of memory that programs may still ask for.
