@@ -68,6 +68,8 @@ impl Store {
         sqlx::any::install_default_drivers();
         let pool = AnyPoolOptions::new()
             .max_connections(4)
+            // A file does not go away as a server may: asking costs a turn for every change.
+            .test_before_acquire(!url.starts_with("sqlite:"))
             .after_connect(|connection, _| {
                 Box::pin(async move {
                     if connection.backend_name() == "SQLite" {

@@ -1,9 +1,13 @@
 //! The life of a deployment, told as stories.
 
-use protocol::Disk;
+use protocol::{Disk, Failure};
 
 use super::*;
-use crate::mac::Mac;
+use crate::{
+    mac::Mac,
+    refusal::Refusal,
+    wait::{Awaited, Then},
+};
 
 const LIMITS: Limits = Limits {
     boot: Duration::from_secs(600),
