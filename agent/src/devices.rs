@@ -24,24 +24,34 @@ impl Devices {
         Ok(Devices { events, modules })
     }
 
+    /// Loads a driver that no device asks for, where the RAM system has it.
+    pub(crate) fn load(&mut self, module: &str) -> Result<()> {
+        self.modules.load(module)
+    }
+
     /// Loads drivers until no new device shows up, and then until nothing is `missing`, or
-    /// `limit` has passed. Returns what is still missing then.
+    /// `limit` has passed. Returns what is still missing then. A device that never falls silent
+    /// (a flapping link) does not hold it up for longer either.
     pub(crate) fn settle(
         &mut self,
         limit: Duration,
         missing: impl Fn() -> Option<String>,
     ) -> Option<String> {
-        let mut patience: Option<Patience> = None;
+        let patience = Patience::new("devices", limit);
+        let mut said = false;
         loop {
-            while self.modules.load_for(Path::new("/sys/devices")) || self.events.wait(QUIET) {}
+            while self.modules.load_for(Path::new("/sys/devices")) || self.events.wait(QUIET) {
+                if patience.is_over() {
+                    break;
+                }
+            }
             let lacking = missing()?;
-            let patience = patience.get_or_insert_with(|| {
-                let patience = Patience::new(lacking.clone(), limit);
-                patience.say("it may still be starting");
-                patience
-            });
             if patience.is_over() {
                 return Some(lacking);
+            }
+            if !said {
+                patience.say(&format!("{lacking} may still be starting"));
+                said = true;
             }
             self.events.wait(patience.left());
         }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use protocol::{BootLine, Hello, Job, Welcome, path};
+use protocol::{BootLine, Hello, Inventory, Job, Welcome, path};
 
 use crate::{
     console, deployment,
     devices::Devices,
-    init, inventory,
+    init, inventory, ipmi,
     modules::Modules,
     network,
     patience::Patience,
@@ -54,13 +54,25 @@ fn run_job() -> Result<Ending> {
         token: boot.token.clone().context("the kernel line has no billet.token=")?,
         mac: interface.mac.clone(),
         agent: env!("CARGO_PKG_VERSION").to_owned(),
-        inventory: inventory::probe(&sysfs, Some(&interface.mac)),
+        inventory: take_inventory(&sysfs, &mut devices, &interface.mac),
     };
     let welcome = say_hello(&server, &hello).context("saying hello")?;
     match welcome.job {
         Job::Deploy(job) => Ok(deployment::run(&mut devices, &server, welcome.bearer, &job)),
         Job::Leave => Ok(Ending::Reset),
     }
+}
+
+/// The inventory, with what only the machine's own BMC knows.
+fn take_inventory(sysfs: &Sysfs, devices: &mut Devices, mac: &str) -> Inventory {
+    let mut inventory = inventory::probe(sysfs, Some(mac));
+    if let Some(bmc) = inventory.bmc.as_mut().filter(|bmc| bmc.kind == "ipmi") {
+        match ["ipmi_si", "ipmi_devintf"].iter().try_for_each(|module| devices.load(module)) {
+            Ok(()) => bmc.address = ipmi::lan_address().map(|address| address.to_string()),
+            Err(error) => console::say(format_args!("asking the BMC: {error:#}")),
+        }
+    }
+    inventory
 }
 
 /// A kernel with everything built in needs no drivers from here.

@@ -18,6 +18,7 @@ mod image;
 mod imager;
 mod init;
 mod inventory;
+mod ipmi;
 mod kexec;
 mod link;
 mod local;
