@@ -172,6 +172,7 @@ impl Artefacts {
         let output = File::create(&log).context("opening a build's log")?;
         let mut command = Command::new(&self.programs.billet);
         command.args(["image", "build", part.name(), "--store"]).arg(&self.store);
+        command.arg("--work").arg(cache.join("build"));
         if part == Part::Ram {
             command.arg("--agent").arg(&self.programs.agent);
         }
