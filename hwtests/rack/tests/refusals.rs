@@ -143,7 +143,7 @@ fn fill(stage: &Stage, folder: &Path) -> Result<()> {
         .context("running billet")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(!output.status.success(), "48 MiB were imported into 24");
-    ensure!(said.contains("No space left on device"), "the reason is given: {said}");
+    ensure!(said.contains("full"), "the reason is given: {said}");
     let folder = folder.to_str().context("a path")?;
     stage.billet(&["image", "verify", "--store", folder, "fits"])?;
     ensure!(
