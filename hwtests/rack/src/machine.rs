@@ -131,8 +131,8 @@ fn disks(line: &mut Line, spec: &NodeSpec, parts: &Parts) {
     for (number, (disk, path)) in spec.disks.iter().zip(parts.disks).enumerate() {
         // The host's page cache stands for the disk: it outlives a killed QEMU.
         let file = escape(path);
-        let rate = disk.write_rate;
-        let rate = rate.map_or(String::new(), |rate| format!(",throttling.bps-write={}", rate.0));
+        let rate = disk.rate;
+        let rate = rate.map_or(String::new(), |rate| format!(",throttling.bps-total={}", rate.0));
         line.option(
             "-drive",
             &format!(

@@ -139,19 +139,13 @@ pub struct DiskSpec {
     pub sector: u32,
     /// Its serial number; `<node>-<number>` when absent.
     pub serial: Option<String>,
-    /// At most this much is written in a second.
-    pub write_rate: Option<Size>,
+    /// At most this much is read and written in a second.
+    pub rate: Option<Size>,
 }
 
 impl Default for DiskSpec {
     fn default() -> Self {
-        DiskSpec {
-            size: Size::gib(4),
-            bus: Bus::default(),
-            sector: 512,
-            serial: None,
-            write_rate: None,
-        }
+        DiskSpec { size: Size::gib(4), bus: Bus::default(), sector: 512, serial: None, rate: None }
     }
 }
 
@@ -161,9 +155,9 @@ impl DiskSpec {
         DiskSpec { size, bus, ..DiskSpec::default() }
     }
 
-    /// The same, writing no more than this much in a second.
+    /// The same, reading and writing no more than this much in a second.
     pub fn slow(mut self, rate: Size) -> Self {
-        self.write_rate = Some(rate);
+        self.rate = Some(rate);
         self
     }
 }

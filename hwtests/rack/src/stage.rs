@@ -161,7 +161,7 @@ impl Stage {
     /// A machine of one virtio disk with room for `tiny`, enrolled, switched off.
     pub fn enrolled_for(&self, name: &str, tiny: &Tiny, slow: Option<Size>) -> Result<Arc<Node>> {
         let mut disk = DiskSpec::new(Size(tiny.size + (16 << 20)), crate::Bus::Virtio);
-        disk.write_rate = slow;
+        disk.rate = slow;
         self.enrolled(NodeSpec::new(name, crate::Firmware::Bios).with_disks(vec![disk]))
     }
 

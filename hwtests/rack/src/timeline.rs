@@ -4,12 +4,15 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use rack::api::Event;
 
-/// One line an event, in order.
+/// One line an event since `start`, in order.
 pub(crate) fn render(events: &[Event], start: Timestamp) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for event in events {
         let at: Timestamp = event.at.parse().context("reading an event's moment")?;
         let after = at.duration_since(start).as_secs_f64();
+        if after < 0.0 {
+            continue;
+        }
         let node = event.node.as_deref().unwrap_or("");
         lines.push(format!("  {after:7.1}s  {node:<6} {:<20} {}", event.kind, event.text));
     }

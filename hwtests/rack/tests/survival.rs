@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 }
 
 /// Slow enough that a moment of the write can be met.
-const SLOW: Size = Size::mib(10);
+const SLOW: Size = Size::mib(12);
 
 fn power_cuts_while_writing(stage: &Stage) -> Result<()> {
     let tiny = stage.tiny("cuts", Size::mib(64))?;
@@ -115,7 +115,8 @@ fn connection_lost(stage: &Stage) -> Result<()> {
 
 fn chunk_corrupted(stage: &Stage) -> Result<()> {
     let before = packs(stage.store())?;
-    let tiny = stage.tiny("rotten", Size::mib(8))?;
+    // No other disk has this size: what it shares with others must not rot.
+    let tiny = stage.tiny("rotten", Size::mib(9))?;
     let mut fresh = packs(stage.store())?;
     fresh.retain(|pack| !before.contains(pack));
     ensure!(!fresh.is_empty(), "the image has packs of its own");
