@@ -120,6 +120,20 @@ fn a_flood_of_requests_is_bounded_and_told_so() {
     assert!(client.receive(from, 1468, 16, |_| false).bytes == bytes(100_000));
 }
 
+/// The last acknowledgement of one transfer and the request for the next arrive together.
+#[test]
+fn a_place_is_free_as_soon_as_its_transfer_ends() {
+    let config = TftpConfig { per_client: 1, ..TftpConfig::default() };
+    let serving = Serving::with(config, b"program");
+    for _ in 0..500 {
+        let client = Client::new(serving.address);
+        client.ask("ipxe.efi", &[]);
+        let (packet, from) = client.answer();
+        assert_eq!(packet, Packet::Data(1, b"program".to_vec()));
+        client.send(&ack(1), from);
+    }
+}
+
 #[tokio::test]
 async fn an_address_that_is_not_ours_is_an_error_that_names_it() {
     let boot = tempfile::tempdir().unwrap().path().to_path_buf();

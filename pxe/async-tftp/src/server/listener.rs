@@ -86,11 +86,10 @@ impl<H: Handler> TftpServer<H> {
             tokio::select! {
                 biased;
                 Some(ended) = self.transfers.join_next_with_id() => {
-                    let id = ended.map_or_else(|e| e.id(), |(id, ())| id);
-                    self.forget(id);
+                    self.forget(ended.map_or_else(|e| e.id(), |(id, ())| id));
                 }
                 request = socket::request(&self.socket, &mut buf) => match request {
-                    Ok(request) => self.hear(&request, &buf[..request.len]),
+                    Ok(request) => self.hear(&request, &buf[..request.len]).await,
                     Err(e) => {
                         debug!("receiving a request: {e}");
                         // An interface that is down fails at once, and again at once.
@@ -101,7 +100,7 @@ impl<H: Handler> TftpServer<H> {
         }
     }
 
-    fn hear(&mut self, request: &Request, data: &[u8]) {
+    async fn hear(&mut self, request: &Request, data: &[u8]) {
         let peer = request.peer;
         let local = request.to.unwrap_or(self.local);
         let req = match Packet::decode(data) {
@@ -118,6 +117,13 @@ impl<H: Handler> TftpServer<H> {
             return refuse(&self.refusals, local, peer, packet::Error::Refused(told));
         }
         self.supersede(peer);
+        if self.room_for(peer).is_err() {
+            // The last word of some transfers may wait behind this request: hear it first.
+            tokio::task::yield_now().await;
+            while let Some(ended) = self.transfers.try_join_next_with_id() {
+                self.forget(ended.map_or_else(|e| e.id(), |(id, ())| id));
+            }
+        }
         match self.room_for(peer) {
             Ok(()) => self.start(peer, local, req),
             Err(told) => refuse(&self.refusals, local, peer, packet::Error::Msg(told)),

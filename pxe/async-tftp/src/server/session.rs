@@ -16,14 +16,13 @@ use std::{
 
 use tokio::{
     io::AsyncRead,
-    net::UdpSocket,
     time::{Sleep, sleep_until},
 };
 
 use super::{
     handler::Outcome,
     options::Agreed,
-    socket,
+    socket::{self, Connected},
     window::{Ack, Window},
 };
 use crate::{
@@ -35,7 +34,7 @@ use crate::{
 const GAP: Duration = Duration::from_millis(1);
 /// Longer than every packet that means something here; the rest of a longer one is cut off,
 /// and it is then none of ours.
-const LONGEST: usize = 516;
+const LONGEST: usize = 64;
 const OPCODE_ACK: u8 = 4;
 const OPCODE_ERROR: u8 = 5;
 
@@ -43,8 +42,8 @@ const OPCODE_ERROR: u8 = 5;
 /// the kernel needs to put this thread to sleep and wake it again. That is a machine on this
 /// host; no wire is that fast. Only a transfer that is alone does so.
 const SPIN: Duration = Duration::from_micros(60);
-/// After so many answers heard that way the others have their turn.
-const SPINS: u32 = 32;
+/// After so many packets in a row the others have their turn.
+const TURN: u32 = 32;
 
 /// What woke a session.
 enum Wake {
@@ -95,7 +94,7 @@ impl Drop for Place {
 
 /// One transfer.
 pub(crate) struct Session<R> {
-    socket: UdpSocket,
+    socket: Connected,
     reader: R,
     window: Window,
     /// The OACK, until it is acknowledged, and when it was last sent.
@@ -105,7 +104,10 @@ pub(crate) struct Session<R> {
     /// How often the same was sent again in vain.
     vain: u32,
     place: Place,
-    spins: u32,
+    heard: u32,
+    /// Whether nothing can have come yet: a block has just left in lock step. Asking the socket
+    /// then would be a fourth of all calls, each for nothing.
+    is_hopeless: bool,
     /// When to stop waiting. The timer is set anew only when it fires too early, or would fire
     /// too late: it is not touched for each packet.
     deadline: Instant,
@@ -132,7 +134,8 @@ impl<R: AsyncRead + Unpin> Session<R> {
             retries,
             vain: 0,
             place,
-            spins: 0,
+            heard: 0,
+            is_hopeless: false,
             deadline,
             timer: Box::pin(sleep_until(deadline.into())),
         })
@@ -173,6 +176,7 @@ impl<R: AsyncRead + Unpin> Session<R> {
         }
         socket::send_all(&self.socket, self.window.due())?;
         self.window.left(now);
+        self.is_hopeless = self.window.is_lock_step();
         if !self.window.is_sent() {
             self.deadline = now + GAP;
         }
@@ -228,25 +232,37 @@ impl<R: AsyncRead + Unpin> Session<R> {
     }
 
     async fn wake(&mut self) -> io::Result<Wake> {
-        let mut buf = [0; LONGEST];
+        if self.is_hopeless {
+            self.is_hopeless = false;
+        } else if let Some(wake) = self.hear().await? {
+            return Ok(wake);
+        }
         loop {
-            match self.socket.try_recv(&mut buf) {
-                Ok(len) => {
-                    if let Some(wake) = Wake::parse(&buf[..len]) {
-                        return Ok(wake);
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if let Some(wake) = self.spin().await? {
-                        return Ok(wake);
-                    }
-                    if self.wait().await? {
-                        return Ok(Wake::Timer);
-                    }
-                }
-                Err(e) => return Err(e),
+            if let Some(wake) = self.spin().await? {
+                return Ok(wake);
+            }
+            let is_late = self.wait().await?;
+            match self.hear().await? {
+                Some(wake) => return Ok(wake),
+                None if is_late => return Ok(Wake::Timer),
+                None => {}
             }
         }
+    }
+
+    /// What has come and means something.
+    async fn hear(&mut self) -> io::Result<Option<Wake>> {
+        let mut buf = [0; LONGEST];
+        while let Some(len) = socket::receive(&self.socket, &mut buf)? {
+            self.heard = self.heard.wrapping_add(1);
+            if self.heard.is_multiple_of(TURN) {
+                tokio::task::yield_now().await;
+            }
+            if let Some(wake) = Wake::parse(&buf[..len]) {
+                return Ok(Some(wake));
+            }
+        }
+        Ok(None)
     }
 
     /// Looks for the answer of a very near client for a moment.
@@ -255,15 +271,9 @@ impl<R: AsyncRead + Unpin> Session<R> {
         if !near || !self.place.is_alone() {
             return Ok(None);
         }
-        self.spins += 1;
-        if self.spins.is_multiple_of(SPINS) {
-            tokio::task::yield_now().await;
-        }
-        let mut buf = [0; LONGEST];
         let began = Instant::now();
         while began.elapsed() < SPIN {
-            let len = socket::poll(&self.socket, &mut buf)?;
-            if let Some(wake) = len.and_then(|len| Wake::parse(&buf[..len])) {
+            if let Some(wake) = self.hear().await? {
                 return Ok(Some(wake));
             }
             // The client may be waiting for this very processor.
@@ -279,8 +289,12 @@ impl<R: AsyncRead + Unpin> Session<R> {
         }
         let Session { socket, timer, deadline, .. } = self;
         poll_fn(|cx| {
-            if let Poll::Ready(ready) = socket.poll_recv_ready(cx) {
-                return Poll::Ready(ready.map(|()| false));
+            if let Poll::Ready(ready) = socket.poll_read_ready(cx) {
+                // What comes from now on makes it ready anew; what came is heard next.
+                return Poll::Ready(ready.map(|mut ready| {
+                    ready.clear_ready();
+                    false
+                }));
             }
             while timer.as_mut().poll(cx).is_ready() {
                 if Instant::now() >= *deadline {

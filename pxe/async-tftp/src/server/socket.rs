@@ -15,7 +15,10 @@ use nix::{
     },
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{io::Interest, net::UdpSocket};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    net::UdpSocket,
+};
 
 /// Requests of a whole rack that is switched on at once must fit.
 const LISTEN_BUFFER: usize = 1 << 20;
@@ -32,8 +35,14 @@ pub(crate) fn listen(socket: StdSocket) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
+/// A socket that hears nobody but its peer.
+///
+/// Not tokio's own: that one wants to know when there is room to send as well, and on loopback
+/// each packet sent makes room at once, which would wake the thread once more for each.
+pub(crate) type Connected = AsyncFd<Socket>;
+
 /// A socket of its own port at `local` that hears nobody but `peer`.
-pub(crate) fn connect(local: IpAddr, peer: SocketAddr) -> io::Result<UdpSocket> {
+pub(crate) fn connect(local: IpAddr, peer: SocketAddr) -> io::Result<Connected> {
     let socket = Socket::new(
         Domain::for_address(peer),
         Type::DGRAM.nonblocking().cloexec(),
@@ -41,7 +50,11 @@ pub(crate) fn connect(local: IpAddr, peer: SocketAddr) -> io::Result<UdpSocket> 
     )?;
     socket.bind(&SocketAddr::new(local, 0).into())?;
     socket.connect(&peer.into())?;
-    UdpSocket::from_std(socket.into())
+    #[expect(unsafe_code, reason = "tokio's promise about file descriptors has no safe form")]
+    // SAFETY: the socket is owned by the `AsyncFd` and never handed out of it, so its descriptor
+    // stays open and the same until both are dropped together.
+    let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    registered.map_err(|e| e.into_parts().1)
 }
 
 /// A datagram on the listening socket.
@@ -82,8 +95,8 @@ fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
     v4.or_else(|| storage.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
 }
 
-/// What has come on a connected socket, whether tokio knows of it or not.
-pub(crate) fn poll(socket: &UdpSocket, buf: &mut [u8]) -> io::Result<Option<usize>> {
+/// What has come.
+pub(crate) fn receive(socket: &Connected, buf: &mut [u8]) -> io::Result<Option<usize>> {
     match recv(socket.as_raw_fd(), buf, MsgFlags::MSG_DONTWAIT) {
         Ok(len) => Ok(Some(len)),
         Err(Errno::EAGAIN) => Ok(None),
@@ -94,7 +107,7 @@ pub(crate) fn poll(socket: &UdpSocket, buf: &mut [u8]) -> io::Result<Option<usiz
 /// Sends `packets` to the connected peer, in one call. One that finds no room is lost like one
 /// that finds none in a switch, and repaired like it.
 pub(crate) fn send_all<'a>(
-    socket: &UdpSocket,
+    socket: &Connected,
     mut packets: impl ExactSizeIterator<Item = &'a Vec<u8>>,
 ) -> io::Result<()> {
     let sent = match packets.len() {

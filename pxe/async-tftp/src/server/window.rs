@@ -116,6 +116,11 @@ impl Window {
         self.packets.range(self.sent..end)
     }
 
+    /// Whether each block waits for its own acknowledgement.
+    pub(crate) fn is_lock_step(&self) -> bool {
+        self.size == 1
+    }
+
     /// Whether all of this round was sent.
     pub(crate) fn is_sent(&self) -> bool {
         self.sent == self.packets.len()
