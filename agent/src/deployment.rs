@@ -174,25 +174,27 @@ pub(crate) fn threads() -> usize {
 /// Loads the new kernel where that is wanted; says which way it will be, while there is still
 /// somebody to say it.
 fn prepare_restart(wanted: Restart, disk: &str, image: &Image, teller: &Teller) -> Ending {
-    let begin = |note: &str| teller.begin(Step::Restart, 0, Some(note.to_owned()));
+    let by_firmware = "through the firmware";
     let boot = match (wanted, &image.manifest.header.boot) {
-        (Restart::Reset, _) => {
-            begin("through the firmware");
-            return Ending::Reset;
-        }
-        (Restart::Kexec, None) => {
-            begin("through the firmware: the image does not say how to start it by kexec");
-            return Ending::Reset;
-        }
         (Restart::Kexec, Some(boot)) => boot,
+        (Restart::Kexec, None) => {
+            let why = "the image does not say how to start it by kexec";
+            teller.begin(Step::Restart, 0, Some(format!("{by_firmware}: {why}")));
+            return Ending::Reset;
+        }
+        (Restart::Reset, _) => {
+            teller.begin(Step::Restart, 0, Some(by_firmware.to_owned()));
+            return Ending::Reset;
+        }
     };
+    teller.begin(Step::Restart, 0, None);
     match kexec::load(disk, boot) {
         Ok(()) => {
-            begin("by kexec");
+            teller.note("by kexec".to_owned());
             Ending::Kexec
         }
         Err(error) => {
-            begin(&format!("through the firmware: kexec failed: {error:#}"));
+            teller.note(format!("{by_firmware}: kexec failed: {error:#}"));
             Ending::Reset
         }
     }
