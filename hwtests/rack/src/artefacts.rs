@@ -2,7 +2,7 @@
 //! or built once and kept in a cache.
 //!
 //! Building wants the network and an ordinary user's own identity, so it comes before
-//! [`crate::enter`].
+//! [`crate::enter()`].
 
 use std::{
     env,

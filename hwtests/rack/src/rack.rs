@@ -32,7 +32,7 @@ pub struct Rack {
 
 impl Rack {
     /// An empty rack that keeps its files in `folder`. The process must have been through
-    /// [`crate::enter`].
+    /// [`crate::enter()`].
     pub fn new(folder: &Path) -> Result<Self> {
         Rack::with_cables(folder, Kind::choose()?)
     }

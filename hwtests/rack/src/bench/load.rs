@@ -38,7 +38,7 @@ pub struct Ask<'a> {
 /// Reads the file once.
 ///
 /// # Errors
-/// When the server refuses, or says nothing for [`TRIES`] times [`PATIENCE`].
+/// When the server refuses, or says nothing however often it is asked.
 pub fn fetch(ask: Ask<'_>) -> Result<Vec<u8>> {
     let mut transfer = Transfer::begin(ask)?;
     while !transfer.step()? {}

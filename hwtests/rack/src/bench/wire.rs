@@ -36,7 +36,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Lays it, from the namespace that [`crate::enter`] made.
+    /// Lays it, from the namespace that [`crate::enter()`] made.
     pub fn lay(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         let mut unshare = Command::new(tool::program("unshare", "util-linux")?);
