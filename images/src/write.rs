@@ -194,7 +194,7 @@ pub fn write(
     writer.finish(plan)
 }
 
-/// What [`write`] would do, without a change to the disk.
+/// What [`write()`] would do, without a change to the disk.
 pub fn plan(
     manifest: &Manifest,
     index: &Index,
