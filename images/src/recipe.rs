@@ -96,6 +96,7 @@ const EMBEDDED: [Embedded; 1] = [(
         "etc/initramfs-tools/hooks/billet"
         "etc/initramfs-tools/scripts/init-bottom/udev"
         "etc/initramfs-tools/scripts/init-top/udev"
+        "etc/modprobe.d/billet.conf"
         "etc/ssh/sshd_config.d/billet.conf"
         "etc/systemd/system/billet-identity.service"
         "etc/systemd/system/billet-resolver.path"
