@@ -63,9 +63,9 @@ fn corrupted(stage: &Stage) -> Result<()> {
     let lines = node.console().lines(0);
     let named = lines.iter().any(|line| {
         let digest = |word: &str| word.len() == 64 && word.bytes().all(|b| b.is_ascii_hexdigit());
-        line.text.contains("corrupt") && line.text.split_whitespace().any(digest)
+        line.text.contains("fetched again") && line.text.split_whitespace().any(digest)
     });
-    ensure!(named, "a corrupt chunk is named on the console:\n{}", node.console().tail());
+    ensure!(named, "a chunk that came corrupt is named on the console:\n{}", node.console().tail());
     node.console().wait_for(&format!("{BOOTS} wire"), PATIENCE)?;
     Ok(())
 }
