@@ -45,8 +45,8 @@ pub struct Options {
     pub check_start: bool,
     /// Failures of an agent after which it is not tried again.
     pub failures: u32,
-    /// Where nodes are told to find it; its own address unless something stands between.
-    pub address: Ipv4Addr,
+    /// Where it listens for HTTP; the rack's address unless something else stands there.
+    pub listen: Ipv4Addr,
 }
 
 impl Options {
@@ -57,7 +57,7 @@ impl Options {
             dhcp: Dhcp::Server,
             check_start: true,
             failures: 5,
-            address: ADDRESS,
+            listen: ADDRESS,
         }
     }
 }
@@ -66,6 +66,7 @@ impl Options {
 pub struct Server {
     billet: PathBuf,
     configuration: PathBuf,
+    listen: Ipv4Addr,
     folder: PathBuf,
     log: PathBuf,
     child: Option<Child>,
@@ -83,10 +84,11 @@ impl Server {
         let mut server = Server {
             billet: programs.billet.clone(),
             configuration,
+            listen: options.listen,
             log: folder.join("serve.log"),
             key: Key::make(&folder)?,
             child: None,
-            api: Api::new(&base(), ""),
+            api: Api::new(&base(options.listen), ""),
             folder,
         };
         server.restart()?;
@@ -111,7 +113,7 @@ impl Server {
         self.child = Some(child);
         let token = self.folder.join("data/admin.token");
         let token = fs::read_to_string(token).context("reading the admin token")?;
-        self.api = Api::new(&base(), token.trim());
+        self.api = Api::new(&self.base(), token.trim());
         Ok(())
     }
 
@@ -139,7 +141,7 @@ impl Server {
 
     /// `http://10.77.0.1:8080`
     pub fn base(&self) -> String {
-        base()
+        base(self.listen)
     }
 
     /// The administrator's token.
@@ -187,8 +189,8 @@ impl Server {
     }
 }
 
-fn base() -> String {
-    format!("http://{ADDRESS}:{PORT}")
+fn base(listen: Ipv4Addr) -> String {
+    format!("http://{listen}:{PORT}")
 }
 
 fn configure(folder: &Path, options: &Options) -> String {
@@ -198,10 +200,10 @@ fn configure(folder: &Path, options: &Options) -> String {
         Dhcp::Server => "server",
         Dhcp::Proxy => "proxy",
     };
-    let Options { address, failures, .. } = options;
+    let Options { listen, failures, .. } = options;
     let check = if options.check_start { "ssh" } else { "none" };
-    let mut text = format!("data = {data}\nstore = {store}\naddress = \"{address}\"\n");
-    text += &format!("\n[http]\nlisten = \"{ADDRESS}:{PORT}\"\n");
+    let mut text = format!("data = {data}\nstore = {store}\naddress = \"{ADDRESS}\"\n");
+    text += &format!("\n[http]\nlisten = \"{listen}:{PORT}\"\n");
     text += &format!("\n[deploy]\nstart_check = \"{check}\"\nfailures = {failures}\n");
     text += &format!("\n[dhcp]\nmode = \"{mode}\"\ninterfaces = [\"{BRIDGE}\"]\n");
     if options.dhcp == Dhcp::Server {

@@ -15,14 +15,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rack::{
     Part, Size,
-    netlink::Netlink,
-    rack::{ADDRESS, BRIDGE},
+    rack::ADDRESS,
     stage::{self, PATIENCE, Program, Stage, Story},
     tiny::BOOTS,
 };
 
-/// Where nodes believe the server is.
-const BETWEEN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
+/// Where the server really is; nodes believe that it is at the rack's address.
+const BEHIND: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const PORT: u16 = 8080;
 /// So many answers are corrupted, each this far into it.
 const FLIPS: i64 = 2;
@@ -33,7 +32,7 @@ static PROGRAM: Program = Program {
     cached_store: false,
     options: |mut options| {
         options.check_start = false;
-        options.address = BETWEEN;
+        options.listen = BEHIND;
         options
     },
     at_once: 1,
@@ -44,9 +43,8 @@ fn main() -> ExitCode {
 }
 
 fn corrupted(stage: &Stage) -> Result<()> {
-    Netlink::open()?.add_address(BRIDGE, BETWEEN, 24)?;
     let flips = Arc::new(AtomicI64::new(FLIPS));
-    let listener = TcpListener::bind((BETWEEN, PORT)).context("listening between")?;
+    let listener = TcpListener::bind((ADDRESS, PORT)).context("listening between")?;
     let budget = flips.clone();
     thread::spawn(move || {
         for node in listener.incoming().flatten() {
@@ -72,7 +70,7 @@ fn corrupted(stage: &Stage) -> Result<()> {
 
 /// Copies both ways; while the budget lasts, flips a bit in an answer to a request for a pack.
 fn relay(node: TcpStream, budget: &Arc<AtomicI64>) {
-    let Ok(server) = TcpStream::connect((ADDRESS, PORT)) else { return };
+    let Ok(server) = TcpStream::connect((BEHIND, PORT)) else { return };
     let (Ok(mut from_node), Ok(mut to_server)) = (node.try_clone(), server.try_clone()) else {
         return;
     };
