@@ -1,6 +1,6 @@
 //! The door to a provisioner's API.
 
-use std::{fs, io::Read, path::PathBuf, time::Duration};
+use std::{fs, io::Read, time::Duration};
 
 use anyhow::{Context, anyhow};
 use serde::{Serialize, de::DeserializeOwned};
@@ -141,7 +141,7 @@ fn token(args: &ServerArgs) -> anyhow::Result<String> {
         return Ok(token.trim().to_owned());
     }
     let named = args.token_file.clone();
-    let file = named.unwrap_or_else(|| PathBuf::from(crate::config::DATA).join("admin.token"));
+    let file = named.unwrap_or_else(|| crate::config::default_data().join("admin.token"));
     match fs::read_to_string(&file) {
         Ok(token) => Ok(token.trim().to_owned()),
         Err(error) => Err(Refused(format!(

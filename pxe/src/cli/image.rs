@@ -42,7 +42,7 @@ pub(super) struct StoreArgs {
     #[arg(
         long,
         env = "BILLET_STORE",
-        default_value = "/var/lib/billet/store",
+        default_value_os_t = default_store(),
         value_name = "FOLDER"
     )]
     store: PathBuf,
@@ -86,6 +86,11 @@ pub(super) struct Import {
     /// Print JSON, for programs.
     #[arg(long)]
     json: bool,
+}
+
+/// Where `billet serve` looks for images when nothing is configured.
+fn default_store() -> PathBuf {
+    crate::config::default_data().join("store")
 }
 
 impl StoreArgs {

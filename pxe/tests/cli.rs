@@ -1,0 +1,92 @@
+//! The operator's command line on a store of its own: what it prints, refuses and exits with.
+#![allow(clippy::unwrap_used, reason = "in what only tests call a panic is the verdict")]
+
+use std::{fs, path::Path};
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+fn billet(store: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_billet"));
+    command.args(words).env("BILLET_STORE", store).env("TERM", "dumb");
+    command
+}
+
+fn json(command: &mut Command) -> Value {
+    let output = command.assert().success().get_output().stdout.clone();
+    serde_json::from_slice(&output).unwrap()
+}
+
+/// It exits with `code` and has `wanted` in what it says.
+fn says(command: &mut Command, code: i32, wanted: &str) {
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert!(said.contains(wanted), "`{wanted}` is not in: {said}");
+}
+
+/// A disk of 1 MiB with some bytes that are not zero.
+fn disk() -> Vec<u8> {
+    let mut disk = vec![0; 1 << 20];
+    for (n, byte) in disk[200_000..400_000].iter_mut().enumerate() {
+        *byte = ((n * n) >> 7) as u8;
+    }
+    disk
+}
+
+#[test]
+fn an_image_is_imported_listed_verified_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let raw = folder.path().join("disk.raw");
+    fs::write(&raw, disk()).unwrap();
+    let from_file = json(billet(&store, &["image", "import", "--name", "one", "--json"]).arg(&raw));
+    let from_pipe = json(
+        billet(&store, &["image", "import", "--name", "two", "--json", "-"]).write_stdin(disk()),
+    );
+    assert_eq!(from_file["manifest"], from_pipe["manifest"]);
+    assert_eq!(from_pipe["new_chunks"], 0, "{from_pipe}");
+    let list = json(&mut billet(&store, &["image", "ls", "--json"]));
+    assert_eq!(list.as_array().unwrap().len(), 2, "{list}");
+    says(&mut billet(&store, &["image", "ls"]), 0, "NAME");
+    billet(&store, &["image", "verify", "one"]).assert().success();
+    says(&mut billet(&store, &["image", "show", "one"]), 0, "1048576");
+    billet(&store, &["image", "rm", "one"]).assert().success();
+    billet(&store, &["image", "gc"]).assert().success();
+    billet(&store, &["image", "verify", "two"]).assert().success();
+    billet(&store, &["image", "show", "one"]).assert().code(1);
+}
+
+#[test]
+fn a_corrupt_pack_is_named_and_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    billet(&store, &["image", "import", "--name", "one", "-"])
+        .write_stdin(disk())
+        .assert()
+        .success();
+    let shelf = fs::read_dir(store.join("packs")).unwrap().next().unwrap().unwrap().path();
+    let pack = fs::read_dir(shelf).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::remove_file(&pack).unwrap();
+    fs::write(&pack, bytes).unwrap();
+    let name = pack.file_name().unwrap().to_string_lossy().into_owned();
+    says(&mut billet(&store, &["image", "verify", "one"]), 1, &name);
+}
+
+#[test]
+fn refusals_exit_with_1_and_say_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let ls = ["node", "ls", "--server", "http://127.0.0.1:9", "--token-file", "/nowhere/token"];
+    says(&mut billet(&store, &ls), 1, "no token");
+    let https = ["node", "ls", "--server", "https://127.0.0.1:9", "--token", "t"];
+    says(&mut billet(&store, &https), 1, "http://HOST:PORT");
+    let away = ["node", "ls", "--server", "http://127.0.0.1:9", "--token", "t"];
+    says(&mut billet(&store, &away), 2, "is `billet serve` running there?");
+    says(&mut billet(&store, &["image", "build", "nosuch"]), 1, "bare");
+    says(&mut billet(&store, &["completions", "bash"]), 0, "billet");
+}
