@@ -2,7 +2,7 @@
 # make test    everything, end-to-end tests included
 # make check   format, lints, docs, licences
 # make bench   the figures, beside the peers (ONLY=name runs one)
-# make torture what takes long (ROUNDS=n)
+# make torture what needs root and block devices
 
 # Every Debian package that building, testing and the demo need, in this one place.
 PACKAGES := build-essential busybox-static ca-certificates curl dnsmasq-base dosfstools dpkg-dev \
@@ -77,3 +77,7 @@ demo: deps programs
 bench: bench-deps programs
 	BILLET=$(BUILT)/release/billet BILLET_AGENT=$(BUILT)/agent/billet-agent \
 	    cargo run --locked --quiet --release -p rack -- bench $(if $(ONLY),--only $(ONLY))
+
+## loop devices of 512 and 4096 bytes a sector, mounted and read-only ones; needs root
+torture: deps
+	cargo test --locked -p images --test device -- --ignored
