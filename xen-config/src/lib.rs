@@ -1,1 +1,35 @@
-//! The desired state of a dom0 node and how it is rendered. Nothing of it is written yet.
+//! The desired state of a dom0 node, what a node says of itself, and the steps between the two.
+//!
+//! Nothing here touches a machine: facts come in as plain data ([`Host`]), the desired state as
+//! text ([`Desired`]), and [`plan`](plan::plan) makes steps of them. Done means that the plan
+//! of fresh facts is empty.
+
+pub mod boot;
+pub mod cpus;
+pub mod desired;
+pub mod domain;
+pub mod host;
+pub mod irq;
+pub mod link;
+pub mod list;
+pub mod name;
+pub mod network;
+pub mod nic;
+pub mod pci;
+pub mod plan;
+pub mod pool;
+pub mod refusal;
+pub mod service;
+pub mod size;
+pub mod topology;
+
+pub use boot::XenLine;
+pub use cpus::CpuSet;
+pub use desired::Desired;
+pub use domain::Guest;
+pub use host::{Host, Xen};
+pub use name::Name;
+pub use plan::{Plan, Step, plan};
+pub use refusal::{Refusal, Refusals};
+pub use size::Size;
+pub use topology::Topology;

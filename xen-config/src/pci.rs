@@ -1,0 +1,100 @@
+//! PCI functions: their addresses, and what a node has of them.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// Where a function sits, `0000:01:10.0`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PciAddress(String);
+
+/// A text that is no address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no PCI address: `0000:01:10.0` is, `01:10.0` too")]
+pub struct PciAddressError {
+    text: String,
+}
+
+/// A function of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciDevice {
+    /// Where it sits.
+    pub address: PciAddress,
+    /// Class, six hexadecimal digits: `020000` is Ethernet, `020700` and `0c06..` InfiniBand.
+    pub class: String,
+    /// The driver bound to it.
+    pub driver: Option<String>,
+    /// Its NUMA node, where the firmware says.
+    pub node: Option<u32>,
+}
+
+impl PciDevice {
+    /// Whether it is a NIC or an HCA: what the service domain works for.
+    pub fn is_network(&self) -> bool {
+        self.class.starts_with("02") || self.class.starts_with("0c06")
+    }
+}
+
+impl PciAddress {
+    /// As text, with its domain.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PciAddress {
+    type Err = PciAddressError;
+
+    fn from_str(text: &str) -> Result<PciAddress, PciAddressError> {
+        let refused = || PciAddressError { text: text.to_owned() };
+        let whole = match text.matches(':').count() {
+            1 => format!("0000:{text}"),
+            _ => text.to_owned(),
+        };
+        let form = "hhhh:hh:hh.o";
+        let fits = |(byte, form): (u8, u8)| match form {
+            b'h' => byte.is_ascii_hexdigit(),
+            b'o' => (b'0'..b'8').contains(&byte),
+            same => byte == same,
+        };
+        if whole.len() != form.len() || !whole.bytes().zip(form.bytes()).all(fits) {
+            return Err(refused());
+        }
+        Ok(PciAddress(whole.to_ascii_lowercase()))
+    }
+}
+
+impl TryFrom<String> for PciAddress {
+    type Error = PciAddressError;
+
+    fn try_from(text: String) -> Result<PciAddress, PciAddressError> {
+        text.parse()
+    }
+}
+
+impl From<PciAddress> for String {
+    fn from(address: PciAddress) -> String {
+        address.0
+    }
+}
+
+impl fmt::Display for PciAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_domain_may_be_left_out() {
+        assert_eq!("01:1A.7".parse::<PciAddress>().unwrap().to_string(), "0000:01:1a.7");
+        assert_eq!("0001:01:10.0".parse::<PciAddress>().unwrap().as_str(), "0001:01:10.0");
+        for text in ["", "01:10", "01:10.8", "0000:01:10.0,permissive=1", "01:10.0 ", "é1:10.0"] {
+            assert!(text.parse::<PciAddress>().is_err(), "{text}");
+        }
+    }
+}
