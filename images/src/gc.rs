@@ -1,4 +1,4 @@
-//! Garbage collection: what no named image needs leaves the store.
+//! Garbage collection: what no name and no hold needs leaves the store.
 //!
 //! It runs alone (importers wait), so a pack that nothing needs now is needed by nobody who
 //! is about to say so. A pack with one live chunk stays whole: an index that a node already
@@ -36,10 +36,10 @@ pub struct Collected {
 }
 
 impl Store {
-    /// Removes what neither a name nor `also` (manifests in use just now) needs.
-    pub fn gc(&self, also: &[Digest]) -> anyhow::Result<Collected> {
+    /// Removes what neither a name nor a hold needs.
+    pub fn gc(&self) -> anyhow::Result<Collected> {
         let _lock = self.lock_alone()?;
-        let mut live: BTreeSet<Digest> = also.iter().copied().collect();
+        let mut live: BTreeSet<Digest> = self.holds()?.into_iter().map(|(_, held)| held).collect();
         for name in self.names()? {
             live.extend(self.name(&name)?.map(|found| found.manifest));
         }

@@ -21,6 +21,7 @@ mod fetch;
 pub mod file;
 pub mod gc;
 mod grub;
+pub mod hold;
 pub mod import;
 pub mod index;
 mod ioctl;

@@ -224,19 +224,25 @@ fn garbage_goes_and_what_a_name_needs_stays() {
     fs::write(store.root().join("packs/.new-1-1"), [0; 100]).unwrap();
     fs::write(store.root().join("names/.new-1-2"), [0; 10]).unwrap();
 
-    let collected = store.gc(&[]).unwrap();
+    let collected = store.gc().unwrap();
     assert_eq!((collected.packs, collected.manifests, collected.unfinished), (0, 0, 2));
     assert_eq!(store.remove("second").unwrap(), second.manifest);
     assert!(store.remove("second").is_err());
-    assert_eq!(store.gc(&[second.manifest]).unwrap().manifests, 0);
-    let collected = store.gc(&[]).unwrap();
+    store.hold("somebody", &second.manifest).unwrap();
+    assert!(store.hold("../escape", &second.manifest).is_err());
+    assert!(store.hold("other", &Digest::of(b"nothing")).is_err());
+    assert_eq!(store.holds().unwrap(), [("somebody".to_owned(), second.manifest)]);
+    assert_eq!(store.gc().unwrap().manifests, 0);
+    store.release("somebody").unwrap();
+    store.release("somebody").unwrap();
+    let collected = store.gc().unwrap();
     assert_eq!(collected.manifests, 1);
     assert!(collected.packs > 0 && collected.freed > second.new_bytes / 2, "{collected:?}");
     assert!(unpack(&store, &first.manifest) == shared);
     assert!(store.manifest(&second.manifest).is_err());
 
     store.remove("first").unwrap();
-    store.gc(&[]).unwrap();
+    store.gc().unwrap();
     assert!(store.packs().unwrap().is_empty() && store.manifests().unwrap().is_empty());
 }
 

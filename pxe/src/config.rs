@@ -41,6 +41,8 @@ pub struct Config {
     pub deploy: DeployConfig,
     /// `[nodes]`
     pub nodes: NodesConfig,
+    /// `[events]`
+    pub events: EventsConfig,
 }
 
 impl Default for Config {
@@ -56,6 +58,7 @@ impl Default for Config {
             ra: RaConfig::default(),
             deploy: DeployConfig::default(),
             nodes: NodesConfig::default(),
+            events: EventsConfig::default(),
         }
     }
 }
@@ -66,11 +69,17 @@ impl Default for Config {
 pub struct HttpConfig {
     /// Address and port.
     pub listen: SocketAddr,
+    /// How long a client may take from connecting, or from its last answer, to its next request.
+    #[serde(with = "friendly")]
+    pub idle: Duration,
 }
 
 impl Default for HttpConfig {
     fn default() -> HttpConfig {
-        HttpConfig { listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)) }
+        HttpConfig {
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)),
+            idle: Duration::from_secs(75),
+        }
     }
 }
 
@@ -141,6 +150,21 @@ pub struct NodesConfig {
 impl Default for NodesConfig {
     fn default() -> NodesConfig {
         NodesConfig { discovered: 10_000 }
+    }
+}
+
+/// What is kept of what happened.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventsConfig {
+    /// How long an event is kept.
+    #[serde(with = "friendly")]
+    pub keep: Duration,
+}
+
+impl Default for EventsConfig {
+    fn default() -> EventsConfig {
+        EventsConfig { keep: Duration::from_secs(90 * 24 * 3600) }
     }
 }
 

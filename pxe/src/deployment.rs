@@ -21,7 +21,7 @@ use crate::{
     wait::Wait,
 };
 
-pub use advance::after;
+pub use advance::{after, before};
 
 /// A deployment, as the database keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

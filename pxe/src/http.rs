@@ -11,6 +11,7 @@ mod deployments;
 mod door;
 mod events;
 mod file;
+mod listen;
 mod metrics;
 mod nodes;
 mod problem;
@@ -33,6 +34,8 @@ use tokio::time::timeout;
 use crate::provisioner::Provisioner;
 
 pub use api_doc::openapi_json;
+use bytes::{Named, files};
+pub use listen::serve;
 pub use metrics::Metrics;
 use problem::Fault;
 
@@ -65,10 +68,10 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route(path::HELLO, post(agent::hello))
         .route(path::PROGRESS, post(agent::progress))
         .route(path::REPORT, post(agent::report))
-        .route("/v1/manifests/{digest}", get(bytes::manifest))
-        .route("/v1/manifests/{digest}/minisig", get(bytes::minisig))
-        .route("/v1/manifests/{digest}/index", get(bytes::index))
-        .route("/v1/packs/{digest}", get(bytes::pack))
+        .route("/v1/manifests/{digest}", files(Named::Manifest))
+        .route("/v1/manifests/{digest}/minisig", files(Named::Minisig))
+        .route("/v1/manifests/{digest}/index", files(Named::Index))
+        .route("/v1/packs/{digest}", files(Named::Pack))
         .route("/v1/chunks/{digest}", get(bytes::chunk))
         .route("/openapi.json", get(api_doc::openapi))
         .route("/metrics", get(metrics::scrape))

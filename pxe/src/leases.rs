@@ -22,7 +22,7 @@ pub struct Leases {
     changed: HashSet<Ipv4Addr>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Slot {
     state: State,
     /// Who has it, or had it last: it gets the same again while nobody else needs it.
@@ -32,8 +32,9 @@ struct Slot {
     queued: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum State {
+    #[default]
     Free,
     Offered(i64),
     Leased(i64),
@@ -230,13 +231,7 @@ impl Leases {
     }
 
     fn put(&mut self, ip: Ipv4Addr, state: State, mac: Option<Mac>) {
-        let slot = self.slots.entry(ip).or_insert(Slot {
-            state: State::Free,
-            mac: None,
-            client_id: None,
-            hostname: None,
-            queued: false,
-        });
+        let slot = self.slots.entry(ip).or_default();
         let before = std::mem::replace(&mut slot.state, state);
         let had = std::mem::replace(&mut slot.mac, mac);
         if let Some(until) = before.deadline() {
@@ -274,13 +269,7 @@ impl Leases {
             // A reservation outside the pools: nothing to remember once nobody has it.
             return;
         };
-        let slot = self.slots.entry(ip).or_insert(Slot {
-            state: State::Free,
-            mac: None,
-            client_id: None,
-            hostname: None,
-            queued: false,
-        });
+        let slot = self.slots.entry(ip).or_default();
         if !std::mem::replace(&mut slot.queued, true) {
             pool.free.push_back(ip);
         }

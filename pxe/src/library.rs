@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use images::{Digest, Extent, Store, name::Unresolved};
 use jiff::Timestamp;
 use tokio::task::spawn_blocking;
+use uuid::Uuid;
 
 use crate::{api::ImageView, provisioner::Undone, refusal::Refusal};
 
@@ -85,6 +86,25 @@ impl Library {
             Ok(manifest)
         })
         .await
+    }
+
+    /// Keeps an image for a deployment, whatever becomes of its name.
+    pub async fn hold(&self, deployment: Uuid, manifest: Digest) -> Result<(), Undone> {
+        let store = self.0.clone();
+        blocking(move || Ok(store.hold(&deployment.to_string(), &manifest)?)).await
+    }
+
+    /// Ends what [`Library::hold`] began.
+    pub async fn release(&self, deployment: Uuid) -> Result<(), Undone> {
+        let store = self.0.clone();
+        blocking(move || Ok(store.release(&deployment.to_string())?)).await
+    }
+
+    /// Every deployment that an image is kept for.
+    pub async fn held(&self) -> Result<Vec<Uuid>, Undone> {
+        let store = self.0.clone();
+        let holds = blocking(move || Ok(store.holds()?)).await?;
+        Ok(holds.iter().filter_map(|(holder, _)| holder.parse().ok()).collect())
     }
 
     /// Every named image.

@@ -25,7 +25,7 @@ use crate::{
     view,
 };
 
-pub use clock::{keep_time, watch_starts};
+pub use clock::{keep_time, tidy, watch_starts};
 pub use operator::Repeat;
 
 /// Everything that serving shares.
@@ -110,6 +110,9 @@ impl Provisioner {
         let committed = change.commit().await?;
         if let Some(deployment) = deployment.filter(|deployment| deployment.ended.is_some()) {
             self.live.set_progress(deployment.id, None);
+            if let Err(error) = self.library.release(deployment.id).await {
+                tracing::warn!("letting go of deployment {}'s image: {error:#}", deployment.id);
+            }
         }
         self.publish(node, deployment.is_some_and(Deployment::boots_from_us));
         for event in &committed.events {

@@ -8,7 +8,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use axum::serve::ListenerExt as _;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -25,7 +24,7 @@ use crate::{
     interface::Interfaces,
     library::Library,
     live::Live,
-    provisioner::{Provisioner, keep_time, watch_starts},
+    provisioner::{Provisioner, keep_time, tidy, watch_starts},
     ra,
     registry::{Heard, Registry, Seen},
     store::{Store, sqlite_url},
@@ -73,10 +72,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(());
     let mut services = JoinSet::new();
     start_network(&config, &provisioner, listener.local_addr()?.port(), &stopped, &mut services);
-    services.spawn(answer(listener, shared, wait_for(&stopped)));
+    services.spawn(answer(listener, shared, config.http.idle, wait_for(&stopped)));
     let clock = [
         tokio::spawn(keep_time(provisioner.clone())),
         tokio::spawn(watch_starts(provisioner.clone())),
+        tokio::spawn(tidy(provisioner.clone(), config.events.keep)),
     ];
     ready();
     let ended = tokio::select! {
@@ -222,16 +222,10 @@ async fn record(provisioner: Arc<Provisioner>, mut heard: mpsc::Receiver<Seen>) 
 async fn answer(
     listener: TcpListener,
     shared: Arc<Shared>,
+    idle: Duration,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let listener = listener.tap_io(|stream| {
-        // Small answers (scripts, welcomes) must not wait for a full segment.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!("setting TCP_NODELAY: {error}");
-        }
-    });
-    let service = http::router(shared).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(end).await.context("serving HTTP")
+    http::serve(listener, http::router(shared), idle, end).await.context("serving HTTP")
 }
 
 /// Ready when the other end of the channel is gone.

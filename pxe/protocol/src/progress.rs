@@ -21,10 +21,10 @@ pub enum Step {
     Write,
     /// Reading back what was written.
     Verify,
-    /// Fitting the partition table to the disk: from here on the disk boots.
-    Table,
     /// Writing the node's identity.
     Seed,
+    /// Fitting the partition table to the disk: from here on the disk boots.
+    Table,
     /// The node restarts into its disk.
     Restart,
     /// Waiting for the new system to answer.
@@ -40,8 +40,8 @@ impl Step {
         Step::Plan,
         Step::Write,
         Step::Verify,
-        Step::Table,
         Step::Seed,
+        Step::Table,
         Step::Restart,
         Step::Start,
     ];

@@ -293,7 +293,7 @@ fn rm(args: &One) -> anyhow::Result<()> {
 }
 
 fn gc(args: &StoreArgs) -> anyhow::Result<()> {
-    let collected = args.open()?.gc(&[])?;
+    let collected = args.open()?.gc()?;
     text::line(&format!(
         "{} freed: {} packs, {} manifests, {} unfinished files; {} of dead chunks stay in packs with live ones",
         text::bytes(collected.freed),

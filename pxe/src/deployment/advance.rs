@@ -241,6 +241,14 @@ impl Deployment {
     }
 }
 
+/// `span` before `now`, or the beginning of time.
+pub fn before(now: Timestamp, span: Duration) -> Timestamp {
+    SignedDuration::try_from(span)
+        .ok()
+        .and_then(|span| now.checked_sub(span).ok())
+        .unwrap_or(Timestamp::MIN)
+}
+
 /// `span` after `now`, or the end of time.
 pub fn after(now: Timestamp, span: Duration) -> Timestamp {
     SignedDuration::try_from(span)

@@ -1,68 +1,80 @@
 //! Manifests, packs and chunks: bytes that name themselves, for anyone and any cache.
 
+use std::{path::PathBuf, sync::Arc};
+
 use axum::{
     extract::{Path, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
+    routing::{MethodRouter, get},
 };
 use images::Digest;
 
 use super::{
-    Context, door,
+    Context, Shared, door,
     file::{self, FOR_EVER, Kept},
     problem::Fault,
 };
+use crate::library::Library;
 
-/// A manifest.
-pub async fn manifest(
-    State(shared): Context,
-    Path(name): Path<String>,
-    method: Method,
-    headers: HeaderMap,
-) -> Result<Response, Fault> {
-    let digest = door::digest(&name)?;
-    let path = shared.provisioner.library.manifest(&digest);
-    let sent = file::send(&path, Kept::ForEver(&name), &method, &headers, &shared.metrics).await?;
-    sent.ok_or_else(|| absent("manifest", &digest))
+/// A kind of file that the store names by a digest.
+#[derive(Debug, Clone, Copy)]
+pub enum Named {
+    /// A manifest.
+    Manifest,
+    /// The signature of a manifest.
+    Minisig,
+    /// The location index of a manifest, which repacking may change.
+    Index,
+    /// A pack, or a range of it.
+    Pack,
 }
 
-/// The signature of a manifest.
-pub async fn minisig(
-    State(shared): Context,
-    Path(name): Path<String>,
-    method: Method,
-    headers: HeaderMap,
-) -> Result<Response, Fault> {
-    let digest = door::digest(&name)?;
-    let path = shared.provisioner.library.minisig(&digest);
-    let sent = file::send(&path, Kept::Changing, &method, &headers, &shared.metrics).await?;
-    sent.ok_or_else(|| absent("signature of manifest", &digest))
+impl Named {
+    const fn noun(self) -> &'static str {
+        match self {
+            Named::Manifest => "manifest",
+            Named::Minisig => "signature of manifest",
+            Named::Index => "index of manifest",
+            Named::Pack => "pack",
+        }
+    }
+
+    fn path(self, library: &Library, digest: &Digest) -> PathBuf {
+        match self {
+            Named::Manifest => library.manifest(digest),
+            Named::Minisig => library.minisig(digest),
+            Named::Index => library.index(digest),
+            Named::Pack => library.pack(digest),
+        }
+    }
+
+    const fn kept(self, name: &str) -> Kept<'_> {
+        match self {
+            Named::Manifest | Named::Pack => Kept::ForEver(name),
+            Named::Minisig | Named::Index => Kept::Changing,
+        }
+    }
 }
 
-/// The location index of a manifest, which repacking may change.
-pub async fn index(
-    State(shared): Context,
-    Path(name): Path<String>,
-    method: Method,
-    headers: HeaderMap,
-) -> Result<Response, Fault> {
-    let digest = door::digest(&name)?;
-    let path = shared.provisioner.library.index(&digest);
-    let sent = file::send(&path, Kept::Changing, &method, &headers, &shared.metrics).await?;
-    sent.ok_or_else(|| absent("index of manifest", &digest))
+/// The door to all files of one kind.
+pub fn files(kind: Named) -> MethodRouter<Arc<Shared>> {
+    get(move |State(shared): Context, Path(name): Path<String>, method, headers| async move {
+        send(kind, &shared, &name, method, headers).await
+    })
 }
 
-/// A pack, or a range of it.
-pub async fn pack(
-    State(shared): Context,
-    Path(name): Path<String>,
+async fn send(
+    kind: Named,
+    shared: &Shared,
+    name: &str,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Fault> {
-    let digest = door::digest(&name)?;
-    let path = shared.provisioner.library.pack(&digest);
-    let sent = file::send(&path, Kept::ForEver(&name), &method, &headers, &shared.metrics).await?;
-    sent.ok_or_else(|| absent("pack", &digest))
+    let digest = door::digest(name)?;
+    let path = kind.path(&shared.provisioner.library, &digest);
+    let sent = file::send(&path, kind.kept(name), &method, &headers, &shared.metrics).await?;
+    sent.ok_or_else(|| absent(kind.noun(), &digest))
 }
 
 /// One chunk, plain.

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{Provisioner, Result};
 use crate::{
-    deployment::{Deployment, Input, after},
+    deployment::{Deployment, Input, after, before},
     event::now,
     live::Sighting,
     wait::Wait,
@@ -53,6 +53,19 @@ pub async fn watch_starts(provisioner: Arc<Provisioner>) {
     }
 }
 
+/// Forgets, every hour, events that are older than `keep`, for ever.
+pub async fn tidy(provisioner: Arc<Provisioner>, keep: Duration) {
+    let mut tick = interval(Duration::from_secs(3600));
+    loop {
+        tick.tick().await;
+        match provisioner.store.forget_events(before(now(), keep)).await {
+            Ok(0) => {}
+            Ok(gone) => tracing::info!("{gone} events older than {keep:?} were forgotten"),
+            Err(error) => tracing::error!("forgetting old events: {error:#}"),
+        }
+    }
+}
+
 impl Provisioner {
     /// Fills what is not kept from what is kept, when the server starts. No wait ends before the
     /// node had a fair chance to be heard again: nobody listened while the server was down.
@@ -75,6 +88,7 @@ impl Provisioner {
                 self.live.saw(lease.mac, sighting);
             }
         }
+        self.release_ended().await?;
         let fair = after(now, self.limits.silence);
         for mut deployment in open {
             let Some(wait) = deployment.wait.filter(|wait| wait.until < fair) else { continue };
@@ -82,6 +96,21 @@ impl Provisioner {
             let mut change = self.store.change().await?;
             change.update_deployment(&deployment).await?;
             change.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Images are kept for open deployments only. A hold of a deployment that this database
+    /// does not know may be another server's: it stays.
+    async fn release_ended(&self) -> Result<()> {
+        for held in self.library.held().await? {
+            match self.store.deployment(held).await? {
+                Some(deployment) if deployment.ended.is_some() => {
+                    self.library.release(held).await?;
+                }
+                Some(_) => {}
+                None => tracing::warn!("the store's holds/{held} is of no deployment known here"),
+            }
         }
         Ok(())
     }

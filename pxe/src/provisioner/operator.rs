@@ -121,6 +121,8 @@ impl Provisioner {
         let (id, before) = (Uuid::now_v7(), node.state.clone());
         let deployment = Deployment::new(id, node.id, before, request, now, &self.limits);
         node.follow(&deployment, now);
+        // Before the commit: what is promised is there until it ends.
+        self.library.hold(id, manifest).await?;
         change.insert_deployment(&deployment).await?;
         change.update_node(&node).await?;
         let view = view::deployment(&deployment, node.name.clone(), None);

@@ -39,6 +39,15 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
+    /// Forgets what happened before `moment`, and says how many events that were.
+    pub async fn forget_events(&self, moment: Timestamp) -> Result<u64> {
+        let mut change = self.change().await?;
+        let query = sqlx::query("DELETE FROM events WHERE happened < $1");
+        let gone = query.bind(moment.as_millisecond()).execute(&mut *change.tx).await?;
+        change.commit().await?;
+        Ok(gone.rows_affected())
+    }
+
     /// The number of the last event.
     pub async fn last_event(&self) -> Result<i64> {
         let query = sqlx::query("SELECT value FROM counters WHERE name = 'event'");

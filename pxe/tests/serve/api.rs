@@ -241,5 +241,5 @@ fn a_wrong_configuration_is_told_once_and_clearly() {
     let run = run.unwrap();
     assert_eq!(run.status.code(), Some(2));
     let text = String::from_utf8_lossy(&run.stderr);
-    assert!(text.contains("line 12: there is no key `bot`; `boot` is the nearest"), "{text}");
+    assert!(text.contains("line 13: there is no key `bot`; `boot` is the nearest"), "{text}");
 }

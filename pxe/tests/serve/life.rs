@@ -1,12 +1,13 @@
 //! The life of a node, from its first packet to its image.
 
 use std::{
-    io::Write as _,
-    net::TcpListener,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     thread::{sleep, spawn},
     time::{Duration, Instant},
 };
 
+use images::Store;
 use protocol::{Job, Step};
 use serde_json::{Value, json};
 
@@ -180,4 +181,50 @@ fn it_ends_cleanly_when_asked_and_stays_small() {
     let began = Instant::now();
     assert!(server.terminate().success());
     assert!(began.elapsed() < Duration::from_secs(8));
+}
+
+#[test]
+fn an_image_stays_while_a_deployment_needs_it() {
+    let mut server = Server::start();
+    let store = Store::open(server.folder.path().join("data/store")).unwrap();
+    server.enroll("one", MAC);
+    let id = server.deploy("one");
+    store.remove("bare").unwrap();
+    assert_eq!(store.gc().unwrap().manifests, 0);
+    server.kill_and_restart();
+    assert_eq!(store.gc().unwrap().manifests, 0);
+    server.api("DELETE", &format!("/v1/deployments/{id}"), Value::Null).expect(200);
+    assert_eq!(store.gc().unwrap().manifests, 1);
+}
+
+#[test]
+fn old_events_are_forgotten() {
+    let mut server = Server::with("[events]\nkeep = \"1ms\"\n");
+    server.enroll("one", MAC);
+    let events = |server: &Server| {
+        let list = server.api("GET", "/v1/events", Value::Null).expect(200);
+        list["items"].as_array().unwrap().len()
+    };
+    assert!(events(&server) > 0);
+    server.kill_and_restart();
+    let began = Instant::now();
+    while events(&server) > 0 {
+        assert!(began.elapsed() < Duration::from_secs(10), "they stay");
+        sleep(Duration::from_millis(50));
+    }
+    server.script("52:54:00:77:00:02");
+    assert!(events(&server) > 0, "numbers go on after those that are gone");
+}
+
+#[test]
+fn a_client_that_says_nothing_is_let_go() {
+    let server = Server::start();
+    for start in ["", "GET /healthz HTTP/1.1\r\nHost: a"] {
+        let mut stream = TcpStream::connect(server.base.trim_start_matches("http://")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        stream.write_all(start.as_bytes()).unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        assert!(!String::from_utf8_lossy(&rest).contains("200 OK"));
+    }
 }

@@ -86,7 +86,7 @@ impl Answer {
 /// The configuration of a server that keeps to itself.
 pub fn configuration(folder: &std::path::Path, port: u16, more: &str) -> String {
     format!(
-        "data = {:?}\naddress = \"127.0.0.1\"\n[http]\nlisten = \"127.0.0.1:{port}\"\n\
+        "data = {:?}\naddress = \"127.0.0.1\"\n[http]\nlisten = \"127.0.0.1:{port}\"\nidle = \"2s\"\n\
          [dhcp]\nmode = \"off\"\n[tftp]\nenabled = false\n[ra]\nenabled = false\n{more}",
         folder.join("data").display().to_string()
     )
