@@ -147,6 +147,8 @@ pub(crate) mod tests {
             address: None,
             gateway: None,
             dns: Vec::new(),
+            agent: None,
+            xen: None,
         }
     }
 

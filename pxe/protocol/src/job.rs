@@ -1,6 +1,6 @@
 //! What a node asks and what it is told to do.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use images::Digest;
 use serde::{Deserialize, Serialize};
@@ -80,6 +80,34 @@ pub struct Identity {
     pub gateway: Option<String>,
     /// Resolvers, with a fixed address.
     pub dns: Vec<String>,
+    /// As whom the agent of the new system speaks to the provisioner; `billet/agent.toml`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentIdentity>,
+    /// How Xen is started, a fragment of GRUB's configuration; `billet/xen.cfg`. The image's own
+    /// way when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xen: Option<String>,
+}
+
+/// What the agent of a deployed system needs to speak to its provisioner; as TOML it is the
+/// file `billet/agent.toml` of the seed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentIdentity {
+    /// Base URL of the provisioner, without a closing slash.
+    pub server: String,
+    /// The node's identifier, which stays whatever it is called.
+    pub node: String,
+    /// Bearer token of this node, for [`crate::path::CONFIG`] and [`crate::path::STATUS`] alone;
+    /// worthless after the node's next deployment.
+    pub token: String,
+}
+
+/// The token stays out of logs.
+impl fmt::Debug for AgentIdentity {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AgentIdentity { server, node, .. } = self;
+        write!(out, "AgentIdentity({node} at {server})")
+    }
 }
 
 /// How a node gets from the RAM system into what was written.

@@ -12,6 +12,12 @@ pub const HELLO: &str = "/v1/agent/hello";
 pub const PROGRESS: &str = "/v1/agent/progress";
 /// `POST` [`crate::Report`] -> 204; bearer: the identity of the welcome.
 pub const REPORT: &str = "/v1/agent/report";
+/// `GET ?generation=<the one that is held, 0 for none>` -> [`crate::NodeConfig`] as soon as there
+/// is another one, 204 when there was none for [`crate::config::HELD`]; bearer: the node's own
+/// token.
+pub const CONFIG: &str = "/v1/agent/config";
+/// `POST` [`crate::HostReport`] -> [`crate::Heard`]; bearer: the node's own token.
+pub const STATUS: &str = "/v1/agent/status";
 /// `GET /v1/manifests/<blake3>` -> the manifest's bytes, and `.../minisig`, `.../index` under it.
 pub const MANIFESTS: &str = "/v1/manifests";
 /// `GET /v1/packs/<blake3>`, with ranges.

@@ -130,6 +130,8 @@ impl Provisioner {
                 address: None,
                 gateway: None,
                 dns: Vec::new(),
+                agent: None,
+                xen: None,
             },
             restart: deployment.restart,
         }))
