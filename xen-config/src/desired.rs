@@ -121,7 +121,7 @@ rate = "100Mb/s"
         let desired = Desired::from_toml(WHOLE).unwrap();
         assert_eq!(Desired::from_json(&desired.to_json()).unwrap(), desired);
         let guest = &desired.guests[0];
-        assert!(matches!(&guest.boot, Boot::Kernel { line, .. } if line == "root=/dev/xvda ro"));
+        assert!(matches!(&guest.boot, Boot::Kernel { line, .. } if &**line == "root=/dev/xvda ro"));
         assert_eq!(guest.pci[0].as_str(), "0000:01:10.0");
     }
 

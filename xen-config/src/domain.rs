@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CpuSet, Name, Size, nic::Nic, pci::PciAddress};
+use crate::{CpuSet, Name, Size, nic::Nic, pci::PciAddress, text::Text};
 
 /// `[[guest]]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,16 +113,16 @@ pub enum Boot {
     /// A kernel in a file of dom0.
     Kernel {
         /// Its path.
-        path: String,
+        path: Text,
         /// Path of the RAM disk.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        ramdisk: Option<String>,
+        ramdisk: Option<Text>,
         /// Its command line.
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        line: String,
+        #[serde(default, skip_serializing_if = "no_text")]
+        line: Text,
     },
     /// A program of dom0 that finds the kernel on the guest's disk, `pygrub`.
-    Loader(String),
+    Loader(Text),
     /// Firmware that boots the guest's disk as a PC does; HVM only.
     Firmware(Firmware),
 }
@@ -142,10 +142,10 @@ pub enum Firmware {
 #[serde(deny_unknown_fields)]
 pub struct Disk {
     /// A file, a logical volume or a block device of dom0.
-    pub path: String,
+    pub path: Text,
     /// Its name in the guest, `xvda`.
     #[serde(rename = "as")]
-    pub device: String,
+    pub device: Device,
     /// What is in the file.
     #[serde(default)]
     pub format: Format,
@@ -196,4 +196,48 @@ impl Guest {
 
 fn is_false(flag: &bool) -> bool {
     !flag
+}
+
+fn no_text(text: &Text) -> bool {
+    text.is_empty()
+}
+
+/// Name of a disk in a guest: `xvda`, `hda` or `sda` and its like.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Device(String);
+
+/// A text that is no such name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no name for a disk: `xvda`, `hda` and `sda` are, and their like")]
+pub struct DeviceError {
+    text: String,
+}
+
+impl Device {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Device {
+    type Error = DeviceError;
+
+    fn try_from(text: String) -> Result<Device, DeviceError> {
+        let end = ["xvd", "hd", "sd"].iter().find_map(|start| text.strip_prefix(start));
+        let fits = end.is_some_and(|end| {
+            let letters = end.trim_end_matches(|letter: char| letter.is_ascii_digit());
+            (1..=2).contains(&letters.len())
+                && letters.bytes().all(|byte| byte.is_ascii_lowercase())
+                && end.len() <= letters.len() + 2
+        });
+        if fits { Ok(Device(text)) } else { Err(DeviceError { text }) }
+    }
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> String {
+        device.0
+    }
 }

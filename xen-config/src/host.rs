@@ -2,7 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Topology, irq::Irqs, link::Links, list::Domain, pci::PciDevice, pool::Pool};
+use crate::{
+    Name, Topology,
+    irq::Irqs,
+    link::Links,
+    list::{Domain, Ending},
+    pci::{PciAddress, PciDevice},
+    pool::Pool,
+};
 
 /// A node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,10 +27,41 @@ pub struct Host {
     pub pci: Vec<PciDevice>,
     /// What the seed partition says of the next boot (`billet/xen.cfg`), where it can be read.
     pub fragment: Option<String>,
+    /// Guests whose memory is in a file.
+    pub saved: Vec<Name>,
+    /// Guests that ended by themselves, as the agent remembers.
+    pub ended: Vec<Ended>,
+}
+
+/// A guest that ended by itself since the node was booted, and was not asked for anew since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Who.
+    pub guest: Name,
+    /// Why.
+    pub ending: Ending,
+    /// Whether it is too early to start it again.
+    #[serde(default)]
+    pub wait: bool,
+}
+
+impl Host {
+    /// NUMA nodes of NICs and HCAs, those with the most of them first.
+    pub fn near(&self) -> Vec<u32> {
+        let network = self.pci.iter().filter(|device| device.is_network());
+        let nodes: Vec<u32> = network.filter_map(|device| device.node).collect();
+        let mut order = nodes.clone();
+        order.sort_unstable();
+        order.dedup();
+        let count = |node: &u32| nodes.iter().filter(|other| *other == node).count();
+        order.sort_by_key(|node| std::cmp::Reverse(count(node)));
+        order
+    }
 }
 
 /// A hypervisor and its domains.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Xen {
     /// `4.17.7`
     pub version: String,
@@ -35,4 +73,6 @@ pub struct Xen {
     pub pools: Vec<Pool>,
     /// All domains, the service domain among them.
     pub domains: Vec<Domain>,
+    /// PCI functions that dom0 has let go of, for guests.
+    pub assignable: Vec<PciAddress>,
 }

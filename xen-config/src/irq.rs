@@ -62,3 +62,69 @@ impl fmt::Display for IrqStep {
         }
     }
 }
+
+/// The steps that keep every interrupt that can move on the virtual CPUs `wanted`.
+pub fn plan(irqs: &Irqs, wanted: &CpuSet) -> Vec<IrqStep> {
+    let mut steps = Vec::new();
+    let cpus = wanted.clone();
+    if !irqs.default.is_empty() && irqs.default != *wanted {
+        steps.push(IrqStep::Default { cpus });
+    }
+    let astray = |irq: &&Irq| irq.movable && !irq.cpus.is_subset(wanted);
+    let home = |irq: &Irq| IrqStep::Move { irq: irq.number, cpus: wanted.clone() };
+    steps.extend(irqs.irqs.iter().filter(astray).map(home));
+    steps
+}
+
+impl Irqs {
+    /// What these facts are after `step`.
+    pub fn after(&mut self, step: &IrqStep) {
+        match step {
+            IrqStep::Default { cpus } => self.default = cpus.clone(),
+            IrqStep::Move { irq, cpus } => {
+                for found in self.irqs.iter_mut().filter(|found| found.number == *irq) {
+                    found.cpus = cpus.clone();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cpus(text: &str) -> CpuSet {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_strays_comes_home() {
+        let irq = |number, at: &str, movable| Irq {
+            number,
+            name: "eth0".into(),
+            cpus: cpus(at),
+            movable,
+        };
+        let mut irqs = Irqs {
+            default: cpus("0-7"),
+            irqs: vec![
+                irq(24, "0-7", true),
+                irq(25, "1", true),
+                irq(26, "3", false),
+                irq(27, "2", true),
+            ],
+        };
+        let steps = plan(&irqs, &cpus("0-1"));
+        assert_eq!(
+            steps,
+            [
+                IrqStep::Default { cpus: cpus("0-1") },
+                IrqStep::Move { irq: 24, cpus: cpus("0-1") },
+                IrqStep::Move { irq: 27, cpus: cpus("0-1") },
+            ]
+        );
+        steps.iter().for_each(|step| irqs.after(step));
+        assert_eq!(plan(&irqs, &cpus("0-1")), []);
+    }
+}

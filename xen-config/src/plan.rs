@@ -4,7 +4,16 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Desired, Host, Refusals, irq::IrqStep, link::LinkStep, pool::PoolStep};
+use crate::{
+    CpuSet, Desired, Host, Refusal, Refusals, Xen, XenLine, boot, fit,
+    guest_plan::{self, Site},
+    guest_step::GuestStep,
+    irq::{self, IrqStep},
+    link::LinkStep,
+    pool::{self, PoolStep},
+    pool_plan,
+    service::{self, Dedicate, ServicePlan},
+};
 
 /// What is to be done, in this order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,12 +36,24 @@ pub enum Step {
     Pool(PoolStep),
     /// An interrupt.
     Irq(IrqStep),
+    /// A guest.
+    Guest(GuestStep),
+    /// Writes `billet/xen.cfg` of the seed partition, which holds from the next boot on.
+    Fragment {
+        /// The file.
+        text: String,
+    },
 }
 
 impl Plan {
     /// Whether nothing is to be done.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
+    }
+
+    /// Every step as a sentence.
+    pub fn sentences(&self) -> Vec<String> {
+        self.steps.iter().map(Step::to_string).collect()
     }
 }
 
@@ -43,6 +64,10 @@ impl fmt::Display for Step {
             Step::Link(step) => step.fmt(out),
             Step::Pool(step) => step.fmt(out),
             Step::Irq(step) => step.fmt(out),
+            Step::Guest(step) => step.fmt(out),
+            Step::Fragment { .. } => {
+                out.write_str("write how Xen starts at the next boot to the seed partition")
+            }
         }
     }
 }
@@ -51,6 +76,97 @@ impl fmt::Display for Step {
 ///
 /// # Errors
 /// When `desired` cannot be on this machine; nothing has been done then.
-pub fn plan(_desired: &Desired, _host: &Host) -> Result<Plan, Refusals> {
-    Ok(Plan::default())
+pub fn plan(desired: &Desired, host: &Host) -> Result<Plan, Refusals> {
+    let Some(xen) = &host.xen else {
+        let refused = !desired.guests.is_empty();
+        return if refused { Err(Refusals(vec![Refusal::NoXen])) } else { Ok(Plan::default()) };
+    };
+    let service = service(desired, host).map_err(|refusal| Refusals(vec![refusal]))?;
+    let ours = ours(desired, host, xen);
+    let mut refusals = Vec::new();
+    let pools = pool_plan::plan(xen, &service, &ours).unwrap_or_else(|refusal| {
+        refusals.push(refusal);
+        Vec::new()
+    });
+    let mut after = xen.clone();
+    pools.iter().for_each(|step| after.after(step));
+    let site = Site { host, xen: &after, service: &service };
+    let mut bridges = host.links.bridges();
+    bridges.extend(desired.network.bridges());
+    refusals.extend(fit::refusals(&desired.guests, site, &bridges));
+    if !refusals.is_empty() {
+        return Err(Refusals(refusals));
+    }
+    let guests = guest_plan::plan(&desired.guests, site);
+    let mut plan = Plan { steps: guests.stops, reboot: Vec::new(), notes: guests.notes };
+    plan.steps.extend(pools.into_iter().map(Step::Pool));
+    plan.irqs(desired, host, &service, &after);
+    plan.steps.extend(guests.steps);
+    plan.boot(desired, host, &service, xen);
+    plan.strangers(&service, &after, &ours);
+    Ok(plan)
+}
+
+/// Who runs where on `host`.
+///
+/// # Errors
+/// A wish that the machine cannot fulfil.
+pub fn service(desired: &Desired, host: &Host) -> Result<ServicePlan, Refusal> {
+    let topology = host.xen.as_ref().map(|xen| xen.topology.clone()).unwrap_or_default();
+    service::plan(&desired.service, &topology, &host.near())
+}
+
+/// Names of the domains that billet may move: those that it made, and those it is told to own.
+fn ours(desired: &Desired, host: &Host, xen: &Xen) -> Vec<String> {
+    let owned = |name: &str| desired.guests.iter().any(|it| it.own && it.name.as_str() == name);
+    let mine = xen
+        .domains
+        .iter()
+        .filter(|domain| guest_plan::is_ours(domain, &host.node) || owned(&domain.name));
+    mine.map(|domain| domain.name.clone()).collect()
+}
+
+impl Plan {
+    fn irqs(&mut self, desired: &Desired, host: &Host, service: &ServicePlan, xen: &Xen) {
+        let dom0 = xen.domains.iter().find(|domain| domain.id == 0);
+        let online = dom0.into_iter().flat_map(|domain| &domain.vcpus);
+        let online: CpuSet = online.filter(|vcpu| vcpu.online).map(|vcpu| vcpu.vcpu).collect();
+        let wanted = match &desired.service.interrupts {
+            Some(asked) => asked.and(&online),
+            None if service.dedicate == Dedicate::None => return,
+            None => online,
+        };
+        if !wanted.is_empty() {
+            self.steps.extend(irq::plan(&host.irqs, &wanted).into_iter().map(Step::Irq));
+        }
+    }
+
+    fn boot(&mut self, desired: &Desired, host: &Host, service: &ServicePlan, xen: &Xen) {
+        let nodes = xen.topology.node_numbers();
+        let wanted = XenLine::wanted(&desired.xen, service, &nodes);
+        let had = XenLine::parse(&xen.command_line);
+        self.reboot = had.differences(&desired.xen, &wanted);
+        let text = boot::fragment(&wanted, &desired.xen);
+        if host.fragment.as_ref().is_some_and(|had| *had != text) {
+            self.steps.push(Step::Fragment { text });
+        }
+    }
+
+    /// Guests of others that stay on the service domain's CPUs.
+    fn strangers(&mut self, service: &ServicePlan, xen: &Xen, ours: &[String]) {
+        let home = pool::home(xen);
+        let strange = |domain: &&crate::list::Domain| {
+            domain.id != 0 && domain.pool == home && !ours.contains(&domain.name)
+        };
+        if service.dedicate == Dedicate::None {
+            return;
+        }
+        for domain in xen.domains.iter().filter(strange) {
+            self.notes.push(format!(
+                "{} is not billet's and runs on the service domain's CPUs {}: stop it, or name \
+                 it with own = true",
+                domain.name, service.service
+            ));
+        }
+    }
 }
