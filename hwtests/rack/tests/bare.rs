@@ -7,6 +7,7 @@ use rack::{
     Bus, DiskSpec, Firmware, NicModel, NodeSpec, Part, Size,
     stage::{self, Program, Stage, Story},
 };
+use serde_json::json;
 
 static PROGRAM: Program = Program {
     parts: &[Part::Ram, Part::Bare],
@@ -19,7 +20,25 @@ static PROGRAM: Program = Program {
 const PATIENCE: Duration = Duration::from_secs(540);
 
 fn main() -> ExitCode {
-    stage::run(&PROGRAM, vec![Story { name: "four_machines_at_once", play: four_machines }])
+    let stories = vec![
+        Story { name: "four_machines_at_once", play: four_machines },
+        Story { name: "a_machine_goes_into_its_system_by_kexec", play: kexec },
+    ];
+    stage::run(&PROGRAM, stories)
+}
+
+/// What Linux says of who loaded it, in `kernel.bootloader_type`: kexec's number and no version
+/// (Documentation/arch/x86/boot.rst, `type_of_loader`).
+const KEXEC: &str = "208";
+
+fn kexec(stage: &Stage) -> Result<()> {
+    let node = stage.enrolled(NodeSpec::new("kexec", Firmware::Bios))?;
+    let deployment = stage.deploy_with(&node, &json!({ "image": "bare", "restart": "kexec" }))?;
+    stage.done(&deployment, PATIENCE)?;
+    let script = "sysctl -n kernel.bootloader_type";
+    let loader = stage.server().ssh(&node.name(), script, PATIENCE)?;
+    ensure!(loader.trim() == KEXEC, "the system was loaded by {loader}, kexec is {KEXEC}");
+    Ok(())
 }
 
 fn four_machines(stage: &Stage) -> Result<()> {
