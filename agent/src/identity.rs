@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use protocol::Identity;
+use protocol::{AgentIdentity, Identity};
 
 /// An identity whose every part is what it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,9 @@ pub(crate) struct Checked {
     pub(crate) authorized_keys: Vec<String>,
     pub(crate) mac: String,
     pub(crate) network: Network,
+    pub(crate) agent: Option<AgentIdentity>,
+    /// How Xen is started; a fragment of GRUB's configuration that sets its two variables.
+    pub(crate) xen: Option<String>,
 }
 
 /// How the interface gets its address.
@@ -59,6 +62,8 @@ impl Checked {
                 .collect::<Result<_, _>>()?,
             mac: check_mac(&identity.mac)?,
             network: check_network(identity)?,
+            agent: identity.agent.as_ref().map(check_agent).transpose()?,
+            xen: identity.xen.as_deref().map(check_xen).transpose()?,
         })
     }
 }
@@ -111,6 +116,46 @@ fn check_mac(mac: &str) -> Result<String, Unusable> {
     Ok(mac.to_ascii_lowercase())
 }
 
+fn check_agent(agent: &AgentIdentity) -> Result<AgentIdentity, Unusable> {
+    let host = agent.server.strip_prefix("http://").unwrap_or_default();
+    let of_url = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+    if host.is_empty() || host.len() > 255 || !host.bytes().all(of_url) {
+        return Err(refuse("server", &agent.server, "the form http://10.0.0.1:8080"));
+    }
+    let is_word = |text: &str| {
+        (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    };
+    if !is_word(&agent.node) {
+        return Err(refuse("node", &agent.node, "a word of letters and digits"));
+    }
+    if !is_word(&agent.token) {
+        return Err(refuse("token", "", "a word of letters and digits"));
+    }
+    Ok(agent.clone())
+}
+
+/// GRUB runs it: comments, and the two variables with nothing that GRUB would expand.
+fn check_xen(text: &str) -> Result<String, Unusable> {
+    let of_word = |byte: u8| byte.is_ascii_alphanumeric() || b" -_.,:=/+@%".contains(&byte);
+    let sets = |line: &str| {
+        let value = ["set xen_line=\"", "set linux_line=\""]
+            .iter()
+            .find_map(|start| line.strip_prefix(start)?.strip_suffix('"'));
+        value.is_some_and(|value| value.bytes().all(of_word))
+    };
+    let comment = |line: &str| {
+        line.starts_with('#') && line.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+    };
+    let odd = text.split_terminator('\n').find(|line| !sets(line) && !comment(line));
+    match odd {
+        None if text.ends_with('\n') => Ok(text.to_owned()),
+        odd => {
+            let accepted = "lines that set xen_line or linux_line to plain words, and comments,";
+            Err(refuse("way to start Xen", odd.unwrap_or_default(), accepted))
+        }
+    }
+}
+
 fn check_network(identity: &Identity) -> Result<Network, Unusable> {
     let Some(text) = &identity.address else { return Ok(Network::Dhcp) };
     let wrong = || refuse("address", text, "the form 10.0.0.9/24");
@@ -135,6 +180,9 @@ pub(crate) mod tests {
     use super::*;
 
     /// An identity with nothing wrong.
+    pub(crate) const XEN: &str = "# How Xen starts.\nset xen_line=\"console=vga,com1 dom0_mem=512M,max:512M\"\n\
+                                  set linux_line=\"quiet console=hvc0\"\n";
+
     pub(crate) fn sample() -> Identity {
         let key =
             "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNza\n-----END OPENSSH PRIVATE KEY-----";
@@ -147,9 +195,17 @@ pub(crate) mod tests {
             address: None,
             gateway: None,
             dns: Vec::new(),
-            agent: None,
-            xen: None,
+            agent: Some(AgentIdentity {
+                server: "http://10.77.0.1:8080".to_owned(),
+                node: "525400770001".to_owned(),
+                token: "0123456789abcdef".to_owned(),
+            }),
+            xen: Some(XEN.to_owned()),
         }
+    }
+
+    fn agent(identity: &mut Identity) -> &mut AgentIdentity {
+        identity.agent.as_mut().unwrap()
     }
 
     #[test]
@@ -164,7 +220,7 @@ pub(crate) mod tests {
 
     #[test]
     fn what_could_break_out_is_refused() {
-        let spoil: [fn(&mut Identity); 9] = [
+        let spoil: [fn(&mut Identity); 16] = [
             |identity| identity.hostname = "a\nb".to_owned(),
             |identity| identity.hostname = "-a".to_owned(),
             |identity| identity.hostname = String::new(),
@@ -178,6 +234,13 @@ pub(crate) mod tests {
             |identity| {
                 identity.host_keys.insert("rsa".to_owned(), "no key".to_owned());
             },
+            |identity| agent(identity).server = "http://a\"\nb".to_owned(),
+            |identity| agent(identity).server = "https://10.0.0.1".to_owned(),
+            |identity| agent(identity).node = "a\"".to_owned(),
+            |identity| agent(identity).token = "a\nb = 1".to_owned(),
+            |identity| identity.xen = Some("set xen_line=\"${x}\"\n".to_owned()),
+            |identity| identity.xen = Some("set xen_line=\"a\"; reboot\n".to_owned()),
+            |identity| identity.xen = Some("reboot\n".to_owned()),
         ];
         for (case, spoil) in spoil.iter().enumerate() {
             let mut identity = sample();

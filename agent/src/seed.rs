@@ -10,6 +10,7 @@ use std::{
 
 use fatfs::{FileSystem, FormatVolumeOptions, FsOptions, format_volume};
 use images::Digest;
+use protocol::AgentIdentity;
 
 use crate::identity::{Checked, Network};
 
@@ -32,6 +33,8 @@ pub(crate) fn render(identity: &Checked) -> Vec<SeedFile> {
     ];
     let keys = identity.authorized_keys.iter().map(|key| format!("{key}\n")).collect();
     files.push(ours("authorized_keys", keys));
+    files.extend(identity.agent.as_ref().map(|agent| ours("agent.toml", agent_toml(agent))));
+    files.extend(identity.xen.as_ref().map(|xen| ours("xen.cfg", xen.clone())));
     for (algorithm, key) in &identity.host_keys {
         files.push(ours(&format!("ssh_host_{algorithm}_key"), key.clone()));
     }
@@ -110,6 +113,12 @@ fn network_config(identity: &Checked) -> String {
     text
 }
 
+/// As whom the agent of the new system speaks to the provisioner; plain words all.
+fn agent_toml(agent: &AgentIdentity) -> String {
+    let AgentIdentity { server, node, token } = agent;
+    format!("server = \"{server}\"\nnode = \"{node}\"\ntoken = \"{token}\"\n")
+}
+
 /// systemd.network(5)
 fn networkd(identity: &Checked) -> String {
     let mut text = format!("[Match]\nMACAddress={}\n\n[Network]\n", identity.mac);
@@ -152,7 +161,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::identity::tests::sample;
+    use crate::identity::tests::{XEN, sample};
 
     fn files() -> Vec<SeedFile> {
         render(&Checked::of(&sample()).unwrap())
@@ -182,6 +191,24 @@ mod tests {
         );
         assert!(
             text(&files, "billet/10-billet.network").contains("MACAddress=52:54:00:77:00:01\n")
+        );
+    }
+
+    #[test]
+    fn the_next_agent_knows_its_server_and_grub_its_lines() {
+        let files = files();
+        assert_eq!(
+            text(&files, "billet/agent.toml"),
+            "server = \"http://10.77.0.1:8080\"\nnode = \"525400770001\"\n\
+             token = \"0123456789abcdef\"\n"
+        );
+        assert_eq!(text(&files, "billet/xen.cfg"), XEN);
+        let identity = protocol::Identity { agent: None, xen: None, ..sample() };
+        let files = render(&Checked::of(&identity).unwrap());
+        assert!(
+            files
+                .iter()
+                .all(|(path, _)| !path.ends_with("agent.toml") && !path.ends_with("xen.cfg"))
         );
     }
 
