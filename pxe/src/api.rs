@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use protocol::{DiskHints, Inventory, Progress, Restart, Step, Written};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use xen_config::Desired;
 
 use crate::mac::Mac;
 
@@ -63,6 +64,8 @@ pub struct NodeView {
     pub inventory: Option<Inventory>,
     /// Its latest deployment.
     pub deployment: Option<String>,
+    /// How far it is with what it should be, once that was said.
+    pub config: Option<ConfigStatus>,
     /// When it was first heard of.
     #[schema(value_type = String)]
     pub created: Timestamp,
@@ -115,6 +118,124 @@ pub struct NodeChange {
     /// Replaces all labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
+}
+
+/// How far a node is with what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConfigStatus {
+    /// Which desired state, grows with every change.
+    pub generation: u64,
+    /// The last one that the node's agent has reached; 0 for none.
+    pub applied: u64,
+    /// `unset`, `unheard` (no agent has said a word), `pending` (its agent has an older one),
+    /// `applying`, `waiting`, `retrying` (a step failed), `failed` (and nothing is tried again),
+    /// `refused` or `applied`.
+    pub state: String,
+    /// In words: the step that is done, what is awaited, every reason.
+    pub text: Option<String>,
+    /// Whether the node must be booted again before it is as desired.
+    pub reboot_needed: bool,
+    /// Why.
+    pub reboot: Vec<String>,
+    /// When its agent spoke last.
+    #[schema(value_type = Option<String>)]
+    pub heard: Option<Timestamp>,
+}
+
+/// What a node should be.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ConfigView {
+    /// Name of the node.
+    pub node: String,
+    /// Which one: the number that `ETag` has.
+    pub generation: u64,
+    /// When it was given.
+    #[schema(value_type = String)]
+    pub since: Timestamp,
+    /// By whom.
+    pub by: String,
+    /// `toml` or `json`.
+    pub format: String,
+    /// As it was given.
+    pub text: String,
+    /// What it says, with every default that has a value.
+    #[schema(value_type = Object)]
+    pub desired: Desired,
+    /// How far the node is with it.
+    pub status: ConfigStatus,
+    /// The steps that are left, as its agent said last.
+    pub left: Vec<String>,
+    /// What is not as desired and cannot be made so by a step, as its agent said last.
+    pub notes: Vec<String>,
+    /// In the answer to a change: why it cannot be, by the facts that were reported last. It is
+    /// kept, because facts change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// What would be done to a node.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PlanView {
+    /// Name of the node.
+    pub node: String,
+    /// When the facts were reported that it is made from.
+    #[schema(value_type = String)]
+    pub facts: Timestamp,
+    /// How old they are, in seconds.
+    pub age: u64,
+    /// The steps, in order.
+    pub steps: Vec<String>,
+    /// Why the node must be booted again after them; empty when it need not.
+    pub reboot: Vec<String>,
+    /// What no step can make as desired, with what would help.
+    pub notes: Vec<String>,
+}
+
+/// The guests of a node.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct GuestsView {
+    /// Name of the node.
+    pub node: String,
+    /// When its agent spoke last.
+    #[schema(value_type = Option<String>)]
+    pub heard: Option<Timestamp>,
+    /// By name: those it reported, and those that it should have and has not reported.
+    pub items: Vec<GuestView>,
+}
+
+/// A guest.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct GuestView {
+    /// Its name.
+    pub name: String,
+    /// Whether the node's desired state names it.
+    pub desired: bool,
+    /// `awaited` (not reported yet), `starting`, `running`, `paused`, `saved`, `stopping`,
+    /// `stopped`, `died` or `failed`.
+    pub state: String,
+    /// Since when, by the node's clock.
+    #[schema(value_type = Option<String>)]
+    pub since: Option<Timestamp>,
+    /// Why, where that needs a reason.
+    pub reason: Option<String>,
+    /// The last lines of its console, once it has died.
+    pub last_lines: Vec<String>,
+    /// Number of its domain while it has one.
+    pub domain: Option<u32>,
+    /// Its virtual CPUs.
+    pub vcpus: u32,
+    /// Its memory in bytes.
+    pub memory: u64,
+    /// CPU time in milliseconds since it was started.
+    pub cpu_ms: u64,
+    /// Bytes that its NICs received since then.
+    pub received: u64,
+    /// Bytes that its NICs sent.
+    pub sent: u64,
+    /// Bytes read of its disks.
+    pub read: u64,
+    /// Bytes written to its disks.
+    pub written: u64,
 }
 
 /// A request to write an image to a node.

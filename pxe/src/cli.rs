@@ -3,6 +3,7 @@
 mod bar;
 mod build;
 mod client;
+mod config;
 mod deploy;
 mod events;
 mod image;

@@ -99,6 +99,10 @@ pub struct DeployConfig {
     /// From the written disk to an answer of the new system.
     #[serde(with = "friendly")]
     pub start: Duration,
+    /// From a new desired state, or the start of the system, until the node's agent has applied
+    /// it; then an event says that it has not.
+    #[serde(with = "friendly")]
+    pub apply: Duration,
     /// What counts as started.
     pub start_check: StartCheck,
     /// Where a started system's SSH server listens.
@@ -130,6 +134,7 @@ impl Default for DeployConfig {
             inventory: 10 * MINUTE,
             silence: 2 * MINUTE,
             start: 15 * MINUTE,
+            apply: 10 * MINUTE,
             start_check: StartCheck::Ssh,
             ssh_port: 22,
             failures: 5,

@@ -7,6 +7,7 @@ mod api_doc;
 mod auth;
 mod boot;
 mod bytes;
+mod configs;
 mod deployments;
 mod door;
 mod events;
@@ -28,7 +29,7 @@ use axum::{
     routing::{get, post},
 };
 use images::Digest;
-use protocol::path;
+use protocol::{host_report::LONGEST as LONGEST_REPORT, path};
 use tokio::time::timeout;
 
 use crate::provisioner::Provisioner;
@@ -68,6 +69,8 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route(path::HELLO, post(agent::hello))
         .route(path::PROGRESS, post(agent::progress))
         .route(path::REPORT, post(agent::report))
+        .route(path::CONFIG, get(agent::config))
+        .route(path::STATUS, post(agent::status).layer(DefaultBodyLimit::max(LONGEST_REPORT)))
         .route("/v1/manifests/{digest}", files(Named::Manifest))
         .route("/v1/manifests/{digest}/minisig", files(Named::Minisig))
         .route("/v1/manifests/{digest}/index", files(Named::Index))

@@ -23,6 +23,8 @@ pub enum Message {
     Event(Event),
     /// How far a node is.
     Progress(NodeId, Progress),
+    /// The server ends: whoever waits for something may go.
+    Ending,
 }
 
 /// What a machine was seen with.
@@ -40,6 +42,7 @@ pub struct Live {
     messages: broadcast::Sender<Message>,
     progress: Mutex<HashMap<Uuid, Progress>>,
     sightings: Mutex<HashMap<Mac, Sighting>>,
+    questions: Mutex<HashMap<NodeId, u64>>,
 }
 
 impl Live {
@@ -49,6 +52,7 @@ impl Live {
             messages: broadcast::Sender::new(BEHIND),
             progress: Mutex::default(),
             sightings: Mutex::default(),
+            questions: Mutex::default(),
         }
     }
 
@@ -94,6 +98,21 @@ impl Live {
     pub fn saw(&self, mac: Mac, sighting: Sighting) {
         let mut all = self.sightings.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(mac, sighting);
+    }
+
+    /// Numbers a question of a node's agent that may be held: the one before is not waited for
+    /// any more, because an agent asks one at a time and its connection may be gone.
+    pub fn ask(&self, node: NodeId) -> u64 {
+        let mut all = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = all.entry(node).or_default();
+        *last += 1;
+        *last
+    }
+
+    /// Whether that question is the last one.
+    pub fn is_last(&self, node: NodeId, question: u64) -> bool {
+        let all = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&node) == Some(&question)
     }
 
     /// Forgets a machine.

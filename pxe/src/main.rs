@@ -27,6 +27,7 @@ mod live;
 mod mac;
 mod machine;
 mod node;
+mod node_agent;
 mod offer;
 mod packet;
 mod provisioner;
@@ -35,12 +36,15 @@ mod refusal;
 mod registry;
 mod script;
 mod serve;
+mod shape;
+mod shape_view;
 mod store;
 mod subnet;
 mod tftp;
 mod token;
 mod view;
 mod wait;
+mod xen_line;
 
 use std::process::ExitCode;
 

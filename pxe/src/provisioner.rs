@@ -3,24 +3,27 @@
 
 mod agent;
 mod clock;
+mod configs;
 mod network;
+mod node_agents;
 mod operator;
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use crate::{
     api::{DeploymentView, NodeView},
-    deployment::{Deployment, Limits},
-    event::Note,
+    deployment::{Deployment, Ending, Limits, after},
+    event::{Note, now},
     library::Library,
     live::{Live, Message},
     mac::Mac,
     node::Node,
     refusal::Refusal,
     registry::{Entry, Registry},
+    shape_view,
     store::{Change, Store, StoreError},
     view,
 };
@@ -47,6 +50,8 @@ pub struct Provisioner {
     pub strangers: usize,
     /// Keys that every deployed node lets in, beside its own.
     pub authorized_keys: Vec<String>,
+    /// How long a node's agent may take to apply a desired state before that is told.
+    pub apply: Duration,
     /// Rung when a deadline may have moved.
     pub alarm: Notify,
 }
@@ -77,7 +82,13 @@ impl Provisioner {
     pub async fn node_view(&self, node: &Node) -> Result<NodeView> {
         let latest = self.store.latest_deployment(node.id).await?;
         let inventory = self.store.inventory(node.id).await?;
-        Ok(view::node(node, latest.as_ref(), inventory, self.address_of(node)))
+        let shape = self.store.shape(node.id).await?;
+        let agent = self.store.agent(node.id).await?;
+        let config = shape.as_ref().map(|shape| shape_view::status(shape, agent.as_ref()));
+        let mut view = view::node(node, latest.as_ref(), inventory, self.address_of(node), config);
+        let config_wait = shape.and_then(|shape| shape_view::wait(&shape, agent.as_ref(), now()));
+        view.wait = view.wait.or(config_wait);
+        Ok(view)
     }
 
     /// A deployment as the API shows it.
@@ -106,6 +117,10 @@ impl Provisioner {
         for note in notes {
             tracing::info!(node = node.name, "{}: {}", note.kind, note.text);
             change.log(now, Some(node.id), deployment.map(|one| one.id), note).await?;
+        }
+        let done = deployment.and_then(|one| one.ended.as_ref());
+        if done.is_some_and(|ended| ended.ending == Ending::Done) {
+            change.await_shape(node.id, Some(after(now, self.apply))).await?;
         }
         let committed = change.commit().await?;
         if let Some(deployment) = deployment.filter(|deployment| deployment.ended.is_some()) {

@@ -12,6 +12,9 @@ pub enum Refusal {
     /// It cannot be done in the present state.
     #[error("{0}")]
     Conflict(String),
+    /// It was asked for on top of something that is not so any more.
+    #[error("{0}")]
+    Stale(String),
     /// Nobody proved who asks.
     #[error("{0}")]
     Unproven(String),

@@ -23,7 +23,7 @@ use crate::{
     http::{self, Metrics, Shared},
     interface::Interfaces,
     library::Library,
-    live::Live,
+    live::{Live, Message},
     provisioner::{Provisioner, keep_time, tidy, watch_starts},
     ra,
     registry::{Heard, Registry, Seen},
@@ -86,10 +86,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     tracing::info!("stopping");
     drop(stop);
+    provisioner.live.tell(Message::Ending);
     for task in clock {
         task.abort();
     }
-    // Event streams have no end of their own; whoever follows one comes back and resumes.
     if timeout(GRACE, async { while services.join_next().await.is_some() {} }).await.is_err() {
         tracing::debug!("connections were still open");
     }
@@ -134,6 +134,7 @@ async fn open(config: &Config) -> anyhow::Result<(Arc<Shared>, TcpListener)> {
         ssh_port: config.deploy.ssh_port,
         strangers: config.nodes.discovered,
         authorized_keys: config.deploy.authorized_keys.clone(),
+        apply: config.deploy.apply,
         alarm: Notify::new(),
     };
     provisioner.resume().await.context("going on where the last run ended")?;

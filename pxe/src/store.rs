@@ -4,7 +4,9 @@
 //! Every change is one transaction, durable when [`Change::commit`] returns. Rows of nodes
 //! and deployments carry a version, so that two servers cannot overwrite each other.
 
+mod agents;
 mod answers;
+mod configs;
 mod deployments;
 mod events;
 mod leases;
@@ -29,7 +31,10 @@ fn schema() -> Migrator {
     let step = |number, name: &'static str, sql| {
         Migration::new(number, name.into(), MigrationType::Simple, SqlStr::from_static(sql), false)
     };
-    Migrator::with_migrations(vec![step(1, "first", include_str!("../migrations/0001_first.sql"))])
+    Migrator::with_migrations(vec![
+        step(1, "first", include_str!("../migrations/0001_first.sql")),
+        step(2, "config", include_str!("../migrations/0002_config.sql")),
+    ])
 }
 
 /// The state, on disk.

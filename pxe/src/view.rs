@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use protocol::{Inventory, Progress};
 
 use crate::{
-    api::{DeploymentView, EventView, NodeView, StepView},
+    api::{ConfigStatus, DeploymentView, EventView, NodeView, StepView},
     deployment::{Deployment, Ending},
     event::Event,
     identity,
@@ -18,6 +18,7 @@ pub fn node(
     latest: Option<&Deployment>,
     inventory: Option<Inventory>,
     address: Option<Ipv4Addr>,
+    config: Option<ConfigStatus>,
 ) -> NodeView {
     let (heading, reason) = match &node.state {
         State::Failed { heading, reason } => (Some(heading.clone()), Some(reason.clone())),
@@ -40,6 +41,7 @@ pub fn node(
         labels: node.labels.clone(),
         host_key: identity::public_line(&node.host_key).ok(),
         inventory,
+        config,
         deployment: latest.map(|latest| latest.id.to_string()),
         created: node.created,
         changed: node.changed,

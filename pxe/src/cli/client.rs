@@ -82,6 +82,25 @@ impl Client {
         self.answer(request.send_json(body))
     }
 
+    /// `PUT path` with a text of this kind, over this generation of what is there, if named.
+    pub(super) fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        kind: &str,
+        over: Option<u64>,
+        text: String,
+    ) -> anyhow::Result<T> {
+        let mut request = self
+            .agent
+            .put(self.url(path))
+            .header("authorization", &self.bearer)
+            .header("content-type", kind);
+        if let Some(generation) = over {
+            request = request.header("if-match", format!("\"{generation}\""));
+        }
+        self.answer(request.send(text))
+    }
+
     /// `DELETE path`.
     pub(super) fn delete(&self, path: &str) -> anyhow::Result<()> {
         let request = self.agent.delete(self.url(path)).header("authorization", &self.bearer);

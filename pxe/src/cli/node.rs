@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use protocol::{DiskHints, Restart};
 
-use super::{ServerArgs, client::Client, deploy, text};
+use super::{ServerArgs, client::Client, config, deploy, text};
 use crate::{
     api::{NodeChange, NodeView},
     mac::Mac,
@@ -24,6 +24,10 @@ pub(super) enum Verb {
     Deploy(deploy::DeployArgs),
     /// Follow a node's deployment until it ends, then print its time line.
     Watch(Named),
+    /// Say what a node should be: its service domain, network and guests.
+    Config(config::ConfigArgs),
+    /// List a node's guests.
+    Guests(Named),
     /// Forget a node.
     Rm(Named),
 }
@@ -112,6 +116,8 @@ pub(super) fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Enroll(args) => enroll(args)?,
         Verb::Deploy(args) => return deploy::run(&args),
         Verb::Watch(args) => return deploy::watch(&args),
+        Verb::Config(args) => return config::run(&args),
+        Verb::Guests(args) => config::guests(&args)?,
         Verb::Rm(args) => Client::new(&args.server)?.delete(&format!("/v1/nodes/{}", args.node))?,
     }
     Ok(ExitCode::SUCCESS)
@@ -167,6 +173,10 @@ fn facts(node: &NodeView) -> Vec<(&'static str, String)> {
     facts.extend(optional("uuid", &node.uuid));
     facts.extend(optional("host key", &node.host_key));
     facts.extend(optional("deployment", &node.deployment));
+    if let Some(config) = &node.config {
+        let standing = config::standing(config);
+        facts.push(("config", format!("generation {}: {standing}", config.generation)));
+    }
     if node.disk != DiskHints::default() {
         facts.push(("disk", serde_json::to_string(&node.disk).unwrap_or_default()));
     }

@@ -4,20 +4,30 @@ use std::net::SocketAddr;
 
 use axum::{
     Json,
-    extract::{ConnectInfo, State},
-    http::StatusCode,
+    extract::{ConnectInfo, FromRequest as _, Request, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse as _, Response},
 };
-use protocol::{Hello, Progress, Report, Welcome};
+use protocol::{Heard, Hello, HostReport, Progress, Report, Welcome};
+use serde::Deserialize;
 
-use super::{Context, auth::AgentToken, door::Body, problem::Fault};
+use super::{
+    Context,
+    auth::AgentToken,
+    boot,
+    door::{Body, Query},
+    problem::Fault,
+};
 
 /// The first words of a node.
 pub async fn hello(
     State(shared): Context,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
     Body(hello): Body<Hello>,
 ) -> Result<Json<Welcome>, Fault> {
-    Ok(Json(shared.provisioner.hello(hello, peer.ip()).await?))
+    let server = boot::reached_at(&headers).unwrap_or_else(|| shared.advertised.clone());
+    Ok(Json(shared.provisioner.hello(hello, peer.ip(), &server).await?))
 }
 
 /// How far it is.
@@ -38,4 +48,38 @@ pub async fn report(
 ) -> Result<StatusCode, Fault> {
     shared.provisioner.report(&bearer, report).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// What an agent asks when it asks for what its node should be.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Held {
+    /// The generation that it has.
+    #[serde(default)]
+    generation: u64,
+}
+
+/// What a node should be, as soon as that is another than its agent holds.
+pub async fn config(
+    State(shared): Context,
+    AgentToken(bearer): AgentToken,
+    Query(held): Query<Held>,
+) -> Result<Response, Fault> {
+    Ok(match shared.provisioner.config_for(&bearer, held.generation).await? {
+        Some(config) => Json(config).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    })
+}
+
+/// What a node is. Reports may be long: whose it is, is looked at before one is read.
+pub async fn status(
+    State(shared): Context,
+    AgentToken(bearer): AgentToken,
+    request: Request,
+) -> Result<Json<Heard>, Fault> {
+    shared.provisioner.agent_of(&bearer).await?;
+    let Body(report) = Body::<HostReport>::from_request(request, &()).await?;
+    let limits = report.check();
+    limits.map_err(|error| Fault::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
+    Ok(Json(shared.provisioner.status(&bearer, report).await?))
 }

@@ -13,7 +13,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Shared, deployments, events, nodes, problem::Fault};
+use super::{Shared, configs, deployments, events, nodes, problem::Fault};
 use crate::provisioner::Undone;
 
 #[derive(OpenApi)]
@@ -41,6 +41,8 @@ pub fn api() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(nodes::list, nodes::enroll))
         .routes(routes!(nodes::show, nodes::change, nodes::forget))
         .routes(routes!(nodes::deploy))
+        .routes(routes!(configs::show, configs::set, configs::unset))
+        .routes(routes!(configs::guests))
         .routes(routes!(deployments::list))
         .routes(routes!(deployments::show, deployments::cancel))
         .routes(routes!(deployments::images))

@@ -45,7 +45,7 @@ async fn script(
 
 /// The URL under which the node reached us: it is certain to work for it, whatever our own
 /// idea of our address. Only what an iPXE script can hold unquoted is taken over.
-fn reached_at(headers: &HeaderMap) -> Option<String> {
+pub(super) fn reached_at(headers: &HeaderMap) -> Option<String> {
     let host = headers.get(header::HOST)?.to_str().ok()?;
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
     (!host.is_empty() && host.len() < 256 && host.bytes().all(fits))

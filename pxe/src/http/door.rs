@@ -47,7 +47,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Repeatable<T> {
     }
 }
 
-fn unreadable(rejection: BytesRejection) -> Fault {
+/// A body that did not come whole, or is too long.
+pub fn unreadable(rejection: BytesRejection) -> Fault {
     Fault::new(rejection.status(), rejection.body_text())
 }
 

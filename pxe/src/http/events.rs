@@ -141,7 +141,7 @@ impl Follower {
                         return render("progress", None, &ProgressView { node, progress });
                     }
                 }
-                Ok(Err(RecvError::Closed)) => return None,
+                Ok(Ok(Message::Ending) | Err(RecvError::Closed)) => return None,
                 Ok(Err(RecvError::Lagged(_))) | Err(_) => self.behind = true,
             }
         }

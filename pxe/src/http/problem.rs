@@ -27,6 +27,7 @@ impl From<Refusal> for Fault {
             Refusal::Unknown(_) => StatusCode::NOT_FOUND,
             Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Conflict(_) => StatusCode::CONFLICT,
+            Refusal::Stale(_) => StatusCode::PRECONDITION_FAILED,
             Refusal::Unproven(_) => StatusCode::UNAUTHORIZED,
             Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
         };

@@ -3,9 +3,9 @@
 use std::{net::IpAddr, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use protocol::{Deploy, Hello, Identity, Job, Progress, Report, Welcome};
+use protocol::{AgentIdentity, Deploy, Hello, Identity, Inventory, Job, Progress, Report, Welcome};
 
-use super::{Provisioner, Result};
+use super::{Provisioner, Result, configs};
 use crate::{
     deployment::{Deployment, Input},
     event::now,
@@ -15,12 +15,14 @@ use crate::{
     refusal::Refusal,
     store::Change,
     token::{self, Token},
+    xen_line,
 };
 
 impl Provisioner {
     /// The token of a boot script buys an identity and a job. It may be shown again until that
-    /// identity was used, because the answer may have been lost on its way.
-    pub async fn hello(&self, hello: Hello, peer: IpAddr) -> Result<Welcome> {
+    /// identity was used, because the answer may have been lost on its way. `server` is the base
+    /// URL under which the node reached us.
+    pub async fn hello(&self, hello: Hello, peer: IpAddr, server: &str) -> Result<Welcome> {
         let now = now();
         let mut change = self.store.change().await?;
         let hash = token::hash(&hello.token);
@@ -49,7 +51,12 @@ impl Provisioner {
         change.set_inventory(node.id, &hello.inventory).await?;
         change.update_node(&node).await?;
         change.update_deployment(&deployment).await?;
-        let job = self.job(&node, &deployment, &hello.mac);
+        let mut job = self.job(&node, &deployment, &hello.mac);
+        if let Job::Deploy(deploy) = &mut job {
+            let identity = &mut deploy.identity;
+            identity.agent = Some(offer_agent(&mut change, &node, server).await?);
+            identity.xen = xen_fragment(&mut change, &node, &hello.inventory).await?;
+        }
         self.commit(change, &node, Some(&deployment), notes, now).await?;
         Ok(Welcome { bearer: bearer.secret().to_owned(), job })
     }
@@ -90,6 +97,9 @@ impl Provisioner {
         notes.extend(node.follow(&after, now));
         change.update_deployment(&after).await?;
         change.update_node(&node).await?;
+        if after.written.is_some() {
+            change.succeed_agent(node.id).await?;
+        }
         self.commit(change, &node, Some(&after), notes, now).await
     }
 
@@ -136,6 +146,33 @@ impl Provisioner {
             restart: deployment.restart,
         }))
     }
+}
+
+/// As whom the agent of the system that `node` gets will speak to us, at `server`.
+async fn offer_agent(change: &mut Change<'_>, node: &Node, server: &str) -> Result<AgentIdentity> {
+    let token = Token::new();
+    change.offer_token(node.id, token.hash()).await?;
+    let (server, token) = (server.to_owned(), token.secret().to_owned());
+    Ok(AgentIdentity { server, node: node.id.to_string(), token })
+}
+
+/// How Xen is to start on `node`, when it was said what it should be. Where that cannot be, Xen
+/// starts as its image has it, and the new system's agent refuses with its reasons.
+async fn xen_fragment(
+    change: &mut Change<'_>,
+    node: &Node,
+    inventory: &Inventory,
+) -> Result<Option<String>> {
+    let given = change.shape(node.id).await?.and_then(|shape| shape.given);
+    let Some(given) = &given else { return Ok(None) };
+    let desired = configs::read(node, given)?;
+    Ok(match xen_line::fragment(&desired, inventory) {
+        Ok(fragment) => Some(fragment),
+        Err(refusal) => {
+            tracing::warn!(node = node.name, "Xen starts as its image has it: {refusal}");
+            None
+        }
+    })
 }
 
 /// The deployment, when the bearer's identity is one of it.

@@ -97,6 +97,7 @@ impl Provisioner {
             change.update_deployment(&deployment).await?;
             change.commit().await?;
         }
+        self.store.put_off_shapes(fair).await?;
         Ok(())
     }
 
@@ -123,7 +124,11 @@ impl Provisioner {
                 self.tell(&due, Input::Overdue).await?;
             }
         }
-        let Some(next) = self.store.next_deadline().await? else { return Ok(LONGEST) };
+        for node in self.store.overdue_shapes(moment).await? {
+            self.tell_overdue(node).await?;
+        }
+        let deadlines = [self.store.next_deadline().await?, self.store.next_overdue_shape().await?];
+        let Some(next) = deadlines.into_iter().flatten().min() else { return Ok(LONGEST) };
         let left = Duration::try_from(next.duration_since(now())).unwrap_or_default();
         Ok(left.clamp(Duration::from_millis(10), LONGEST))
     }

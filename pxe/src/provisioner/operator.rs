@@ -52,7 +52,7 @@ impl Provisioner {
             true => change.insert_node(&node).await?,
             false => change.update_node(&node).await?,
         }
-        let view = view::node(&node, None, None, self.address_of(&node));
+        let view = view::node(&node, None, None, self.address_of(&node), None);
         let answer = keep(&mut change, repeat, 201, &view, now).await?;
         self.commit(change, &node, None, notes, now).await?;
         Ok(answer)

@@ -118,6 +118,8 @@ impl Change<'_> {
         for sql in [
             "DELETE FROM macs WHERE node = $1",
             "DELETE FROM deployments WHERE node = $1",
+            "DELETE FROM configs WHERE node = $1",
+            "DELETE FROM agents WHERE node = $1",
             "DELETE FROM nodes WHERE id = $1",
         ] {
             sqlx::query(sql).bind(id.to_string()).execute(&mut *self.tx).await?;

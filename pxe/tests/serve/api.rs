@@ -157,8 +157,14 @@ fn what_is_described_is_open_api() {
     let server = Server::start();
     let document = server.ask("GET", "/openapi.json", &[], b"").expect(200);
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
-    for path in ["/v1/nodes", "/v1/nodes/{node}/deployments", "/v1/deployments/{id}", "/v1/events"]
-    {
+    for path in [
+        "/v1/nodes",
+        "/v1/nodes/{node}/deployments",
+        "/v1/nodes/{node}/config",
+        "/v1/nodes/{node}/guests",
+        "/v1/deployments/{id}",
+        "/v1/events",
+    ] {
         assert!(document["paths"][path].is_object(), "{path}");
     }
     let printed = Command::new(env!("CARGO_BIN_EXE_billet")).arg("openapi").output().unwrap();

@@ -5,6 +5,9 @@
 
 mod api;
 mod bytes;
+mod config;
+mod host;
 mod life;
+mod node_agent;
 mod server;
 mod trust;

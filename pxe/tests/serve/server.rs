@@ -14,7 +14,7 @@ use images::{
     Digest, Store,
     import::{Options, import_stream},
 };
-use protocol::{Inventory, Progress, Step, Welcome};
+use protocol::{Inventory, Progress, Step, Welcome, inventory::Cpu};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use ureq::{
@@ -160,7 +160,7 @@ impl Server {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = match body.is_empty() && method != "POST" && method != "PATCH" {
+        let response = match body.is_empty() && matches!(method, "GET" | "HEAD" | "DELETE") {
             true => self.agent.run(request.body(()).unwrap()),
             false => self.agent.run(request.body(body).unwrap()),
         };
@@ -225,7 +225,8 @@ impl Server {
 
     /// A hello, whatever comes of it.
     pub fn hello(&self, token: &str, mac: &str) -> Answer {
-        let mut inventory = Inventory::default();
+        let cpu = Cpu { model: "one".into(), sockets: 1, cores: 4, threads: 4 };
+        let mut inventory = Inventory { cpu, memory: 2 << 30, ..Inventory::default() };
         inventory.firmware.uuid = Some("4c4c4544-0000-0000-0000-000000000001".into());
         let hello = json!({"token": token, "mac": mac, "agent": "0", "inventory": inventory});
         self.ask("POST", "/v1/agent/hello", &[], hello.to_string().as_bytes())
