@@ -68,7 +68,9 @@ fn build_image(store: &Store, args: &Build) -> anyhow::Result<()> {
         out: work.path().to_owned(),
         suite: args.suite.clone(),
         mirror: args.mirror.clone(),
-        cache: args.work.clone(),
+        // Beside what is being made, not around it: all of the cache is copied into the system
+        // while that is built.
+        cache: args.work.as_ref().map(|work| work.join("packages")),
     };
     let built = with_bar(&name, |progress| recipe::build(&recipe, &options, progress))?;
     let mut options = import::Options::new(&name);
