@@ -5,6 +5,7 @@
 //! of fresh facts is empty.
 
 pub mod boot;
+pub mod cidr;
 pub mod cpus;
 pub mod desired;
 pub mod domain;
@@ -14,6 +15,11 @@ pub mod guest_step;
 pub mod host;
 pub mod irq;
 pub mod link;
+mod link_model;
+pub mod link_plan;
+pub mod link_step;
+mod link_target;
+mod link_wish;
 pub mod list;
 pub mod made;
 pub mod name;
@@ -28,6 +34,7 @@ pub mod service;
 pub mod size;
 pub mod text;
 pub mod topology;
+pub mod vlan;
 pub mod xl;
 
 pub use boot::XenLine;

@@ -1,26 +1,374 @@
-//! The links of a node, as probed.
+//! Network links as they are: what rtnetlink tells, as plain data.
+//!
+//! Left out is what the kernel makes and keeps by itself: routes to the networks of its own
+//! addresses, IPv6 addresses of one link, everything outside the main routing table.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// All links.
+use crate::{cidr::Cidr, vlan::PortVlans};
+
+/// The network of a machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Links {}
+pub struct Links {
+    /// By name.
+    pub links: BTreeMap<LinkName, Link>,
+    /// Of the main table, one gateway each.
+    pub routes: Vec<Route>,
+}
 
-impl Links {
-    /// Names of the bridges that exist.
-    pub fn bridges(&self) -> Vec<&str> {
-        Vec::new()
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The kernel's number for it; 0 when it is only planned.
+    pub index: u32,
+    /// Hardware address; InfiniBand has another form and none here.
+    pub mac: Option<Mac>,
+    /// Largest payload in bytes.
+    pub mtu: u32,
+    /// Whether it is meant to be up.
+    pub up: bool,
+    /// Whether there is somebody at the other end.
+    pub carrier: bool,
+    /// The bridge or bond that it is a port of.
+    pub master: Option<LinkName>,
+    /// What it is.
+    pub kind: LinkKind,
+    /// Of a bridge, and of a port of one.
+    pub vlans: Option<PortVlans>,
+    /// Its addresses.
+    pub addresses: Vec<Address>,
+}
+
+/// An address of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// The address, and the network that is reached by it.
+    pub net: Cidr,
+    /// Whether it ends some day unless somebody (a DHCP client, the kernel) renews it.
+    pub dynamic: bool,
+}
+
+impl Address {
+    /// One that stays.
+    pub fn fixed(net: Cidr) -> Self {
+        Address { net, dynamic: false }
     }
 }
 
-/// One change of a link.
+/// A route in the main table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LinkStep {}
+pub struct Route {
+    /// Which network.
+    pub to: Cidr,
+    /// By which gateway.
+    pub via: Option<IpAddr>,
+    /// By which link.
+    pub dev: LinkName,
+    /// Of several, the least is taken.
+    pub metric: u32,
+    /// The address that packets leave with.
+    pub source: Option<IpAddr>,
+    /// Who made it (`rtm_protocol`, linux/rtnetlink.h).
+    pub protocol: u8,
+}
 
-impl std::fmt::Display for LinkStep {
-    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match *self {}
+impl Route {
+    /// Whether the two lead packets the same way, whoever made them.
+    pub fn leads_like(&self, other: &Route) -> bool {
+        let key = |route: &Route| (route.to, route.via, route.metric, route.source);
+        key(self) == key(other) && self.dev == other.dev
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.to.prefix {
+            0 => f.write_str("default")?,
+            _ => write!(f, "{}", self.to)?,
+        }
+        if let Some(via) = self.via {
+            write!(f, " via {via}")?;
+        }
+        write!(f, " dev {}", self.dev)?;
+        if self.metric != 0 {
+            write!(f, " metric {}", self.metric)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a link is, and what is special to its kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkKind {
+    /// A switch.
+    Bridge(BridgeKind),
+    /// One VLAN of another link.
+    Vlan {
+        /// The link that carries it; none when that is in another namespace.
+        parent: Option<LinkName>,
+        /// Its number.
+        id: u16,
+    },
+    /// Several links as one.
+    Bond(BondKind),
+    /// Hardware (empty), or the kernel's name for the kind.
+    Other(String),
+}
+
+impl LinkKind {
+    /// In a word.
+    pub fn name(&self) -> &str {
+        match self {
+            LinkKind::Bridge(_) => "bridge",
+            LinkKind::Vlan { .. } => "VLAN device",
+            LinkKind::Bond(_) => "bond",
+            LinkKind::Other(kind) if kind.is_empty() => "network card",
+            LinkKind::Other(kind) => kind,
+        }
+    }
+}
+
+impl fmt::Display for LinkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LinkKind::Bridge(bridge) if bridge.vlan_filtering => f.write_str("VLAN-aware bridge"),
+            LinkKind::Vlan { parent: Some(parent), id } => write!(f, "VLAN {id} of {parent}"),
+            LinkKind::Vlan { parent: None, id } => write!(f, "VLAN {id}"),
+            LinkKind::Bond(bond) => write!(f, "{} bond", bond.mode),
+            other => f.write_str(other.name()),
+        }
+    }
+}
+
+/// What is special to a bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgeKind {
+    /// Whether it keeps VLANs apart.
+    pub vlan_filtering: bool,
+    /// The VLAN of a port that is told nothing else; 0 is none.
+    pub default_pvid: u16,
+    /// Whether it speaks the spanning tree protocol.
+    pub stp: bool,
+}
+
+/// What is special to a bond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BondKind {
+    /// How its ports are used.
+    pub mode: BondMode,
+    /// How often their carrier is looked at, in milliseconds.
+    pub miimon: u32,
+}
+
+/// How a bond uses its ports (Linux, Documentation/networking/bonding.rst).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BondMode {
+    /// Each packet by the next port.
+    #[serde(rename = "balance-rr")]
+    BalanceRr,
+    /// One port works, the others wait.
+    #[serde(rename = "active-backup")]
+    ActiveBackup,
+    /// By a hash of the addresses.
+    #[serde(rename = "balance-xor")]
+    BalanceXor,
+    /// By all ports.
+    #[serde(rename = "broadcast")]
+    Broadcast,
+    /// LACP with the switch.
+    #[serde(rename = "802.3ad")]
+    Lacp,
+    /// By load, outgoing.
+    #[serde(rename = "balance-tlb")]
+    BalanceTlb,
+    /// By load, both ways.
+    #[serde(rename = "balance-alb")]
+    BalanceAlb,
+}
+
+impl BondMode {
+    /// In the order of the kernel's numbers, from 0.
+    pub const ALL: [BondMode; 7] = [
+        BondMode::BalanceRr,
+        BondMode::ActiveBackup,
+        BondMode::BalanceXor,
+        BondMode::Broadcast,
+        BondMode::Lacp,
+        BondMode::BalanceTlb,
+        BondMode::BalanceAlb,
+    ];
+}
+
+impl fmt::Display for BondMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BondMode::BalanceRr => "balance-rr",
+            BondMode::ActiveBackup => "active-backup",
+            BondMode::BalanceXor => "balance-xor",
+            BondMode::Broadcast => "broadcast",
+            BondMode::Lacp => "802.3ad",
+            BondMode::BalanceTlb => "balance-tlb",
+            BondMode::BalanceAlb => "balance-alb",
+        })
+    }
+}
+
+/// A name that the kernel takes for a link.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LinkName(String);
+
+/// What was given is no name of a link.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no name for a link: 1 to 15 bytes without `/`, `:` and blanks are accepted")]
+pub struct NoLinkName(String);
+
+impl LinkName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether Xen's toolstack made it for a guest and puts it on its bridge itself.
+    pub fn is_guests(&self) -> bool {
+        let rest = self.0.strip_prefix("vif").or_else(|| self.0.strip_prefix("xentap"));
+        let rest = rest.map(|rest| rest.strip_suffix("-emu").unwrap_or(rest));
+        let parts = rest.and_then(|rest| rest.split_once('.'));
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|one| one.is_ascii_digit());
+        parts.is_some_and(|(domain, device)| number(domain) && number(device))
+    }
+}
+
+impl FromStr for LinkName {
+    type Err = NoLinkName;
+
+    fn from_str(text: &str) -> Result<Self, NoLinkName> {
+        // What the kernel takes (net/core/dev.c, dev_valid_name), less control characters and `%`,
+        // which makes a pattern of it.
+        let bad = |one: char| one.is_whitespace() || one.is_control() || "/:%".contains(one);
+        let good = !text.is_empty() && text.len() <= 15 && text != "." && text != "..";
+        match good && !text.contains(bad) {
+            true => Ok(LinkName(text.to_owned())),
+            false => Err(NoLinkName(text.chars().take(40).collect())),
+        }
+    }
+}
+
+impl fmt::Display for LinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl TryFrom<String> for LinkName {
+    type Error = NoLinkName;
+
+    fn try_from(text: String) -> Result<Self, NoLinkName> {
+        text.parse()
+    }
+}
+
+impl From<LinkName> for String {
+    fn from(name: LinkName) -> String {
+        name.0
+    }
+}
+
+/// An Ethernet address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mac(pub [u8; 6]);
+
+/// What was given is no Ethernet address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no address of a card: `52:54:00:12:34:56` is accepted")]
+pub struct NoMac(String);
+
+impl FromStr for Mac {
+    type Err = NoMac;
+
+    fn from_str(text: &str) -> Result<Self, NoMac> {
+        let byte = |part: &str| {
+            let hex = part.len() == 2 && part.bytes().all(|one| one.is_ascii_hexdigit());
+            u8::from_str_radix(part, 16).ok().filter(|_| hex)
+        };
+        let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
+        let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Mac).ok_or_else(|| NoMac(text.chars().take(40).collect()))
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = NoMac;
+
+    fn try_from(text: String) -> Result<Self, NoMac> {
+        text.parse()
+    }
+}
+
+impl From<Mac> for String {
+    fn from(mac: Mac) -> String {
+        mac.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_the_kernel_takes() {
+        for name in ["br0", "eth0.5", "enp0s31f6", "fifteen-letters", "vif1.0-emu"] {
+            assert_eq!(name.parse::<LinkName>().unwrap().to_string(), name);
+        }
+        for name in
+            ["", ".", "..", "a/b", "a b", "a\nb", "a:1", "sixteen-letters!", "br%d", "\u{1}"]
+        {
+            assert!(name.parse::<LinkName>().is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn guests_links_are_known_by_their_name() {
+        for (name, guests) in [
+            ("vif1.0", true),
+            ("vif12.3-emu", true),
+            ("xentap1.0", true),
+            ("vif", false),
+            ("vif1", false),
+            ("vifa.0", false),
+            ("eth0.5", false),
+        ] {
+            assert_eq!(name.parse::<LinkName>().unwrap().is_guests(), guests, "{name}");
+        }
+    }
+
+    #[test]
+    fn hardware_addresses_are_read_and_written() {
+        let mac: Mac = "52:54:00:12:34:Ab".parse().unwrap();
+        assert_eq!(mac.to_string(), "52:54:00:12:34:ab");
+        for text in
+            ["", "52:54:00:12:34", "52:54:00:12:34:56:78", "52:54:00:12:34:+6", "0:0:0:0:0:0"]
+        {
+            assert!(text.parse::<Mac>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn modes_are_called_as_they_are_written() {
+        for mode in BondMode::ALL {
+            assert_eq!(serde_json::to_value(mode).unwrap(), mode.to_string());
+        }
     }
 }

@@ -9,7 +9,8 @@ use crate::{
     guest_plan::{self, Site},
     guest_step::GuestStep,
     irq::{self, IrqStep},
-    link::LinkStep,
+    link_plan,
+    link_step::LinkStep,
     pool::{self, PoolStep},
     pool_plan,
     service::{self, Dedicate, ServicePlan},
@@ -77,13 +78,20 @@ impl fmt::Display for Step {
 /// # Errors
 /// When `desired` cannot be on this machine; nothing has been done then.
 pub fn plan(desired: &Desired, host: &Host) -> Result<Plan, Refusals> {
+    let network = link_plan::plan(&desired.network, &host.links);
+    let (links, refused) = match network {
+        Ok(plan) => (plan.steps, Vec::new()),
+        Err(refusals) => (Vec::new(), refusals.into_iter().map(Refusal::Network).collect()),
+    };
+    let links = links.into_iter().map(Step::Link);
+    let mut refusals: Vec<Refusal> = refused;
     let Some(xen) = &host.xen else {
-        let refused = !desired.guests.is_empty();
-        return if refused { Err(Refusals(vec![Refusal::NoXen])) } else { Ok(Plan::default()) };
+        refusals.extend((!desired.guests.is_empty()).then_some(Refusal::NoXen));
+        let plan = Plan { steps: links.collect(), ..Plan::default() };
+        return if refusals.is_empty() { Ok(plan) } else { Err(Refusals(refusals)) };
     };
     let service = service(desired, host).map_err(|refusal| Refusals(vec![refusal]))?;
     let ours = ours(desired, host, xen);
-    let mut refusals = Vec::new();
     let pools = pool_plan::plan(xen, &service, &ours).unwrap_or_else(|refusal| {
         refusals.push(refusal);
         Vec::new()
@@ -99,6 +107,7 @@ pub fn plan(desired: &Desired, host: &Host) -> Result<Plan, Refusals> {
     }
     let guests = guest_plan::plan(&desired.guests, site);
     let mut plan = Plan { steps: guests.stops, reboot: Vec::new(), notes: guests.notes };
+    plan.steps.extend(links);
     plan.steps.extend(pools.into_iter().map(Step::Pool));
     plan.irqs(desired, host, &service, &after);
     plan.steps.extend(guests.steps);

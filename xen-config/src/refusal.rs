@@ -10,6 +10,9 @@ use crate::{CpuSet, Name, Size, pci::PciAddress};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
+    /// The network cannot be so, in a sentence.
+    #[error("{0}")]
+    Network(String),
     /// There is no hypervisor.
     #[error("guests are asked for, and this node does not run Xen: boot the dom0 image")]
     NoXen,
