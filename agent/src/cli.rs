@@ -5,7 +5,7 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::{console, inventory, local, sysfs::Sysfs};
+use crate::{console, host::network_cli, inventory, local, sysfs::Sysfs};
 
 /// What runs on a node: as /init of the RAM system it writes an image to the disk.
 #[derive(Debug, Parser)]
@@ -25,6 +25,9 @@ enum Verb {
     },
     /// Write an image to a disk
     Write(Box<local::Write>),
+    /// The network of a dom0
+    #[command(subcommand)]
+    Network(network_cli::Verb),
     /// Print the version
     Version,
 }
@@ -59,11 +62,12 @@ fn apply(verb: Verb) -> Result<ExitCode> {
                 return Ok(ExitCode::from(if fault.retry { 2 } else { 1 }));
             }
         }
+        Verb::Network(verb) => return network_cli::run(verb),
         Verb::Version => print(env!("CARGO_PKG_VERSION"))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     writeln!(std::io::stdout(), "{text}").context("writing to standard output")
 }

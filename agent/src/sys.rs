@@ -1,0 +1,5 @@
+//! Doors to the running system, one for each kind of effect.
+
+pub(crate) mod link;
+mod link_request;
+mod netlink;
