@@ -38,6 +38,7 @@ mod readback;
 mod reader;
 pub mod recipe;
 mod recipe_build;
+mod recipe_built_in;
 mod recipe_disk;
 mod recipe_system;
 mod region;

@@ -112,7 +112,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// The agent must run where there is no C library: a program that asks for an interpreter
 /// would leave every node with a kernel panic.
-fn read_agent(path: &Path) -> Result<Vec<u8>> {
+pub(crate) fn read_agent(path: &Path) -> Result<Vec<u8>> {
     const INTERPRETER: u32 = 3;
     let bytes = read(path)?;
     if !bytes.starts_with(b"\x7fELF\x02\x01") {

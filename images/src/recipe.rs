@@ -1,9 +1,11 @@
 //! A recipe: what makes a built-in image out of Debian packages.
 //!
-//! It is a folder: `recipe.toml`, the files of `overlay/`, and `finish`, which runs in the new
-//! system. Those of this program are inside it; [`Recipe::read`] takes anyone else's. In files of
-//! the overlay `@root_uuid@` and `@command_line@` stand for what the recipe says, and a file that
-//! begins with `#!` is executable.
+//! It is a folder: `recipe.toml`, the files of `overlay/`, and if need be `finish`, which runs in
+//! the new system. Those of this program are inside it; [`Recipe::read`] takes anyone else's. A
+//! recipe may begin with a base: the base's packages, files and `finish` come first, and a file of
+//! the recipe takes the place of the base's. In files of the overlay `@root_uuid@`,
+//! `@command_line@` and `@options@` (the same without `root=`) stand for what the recipe says, and
+//! a file that begins with `#!` is executable.
 
 use std::{fs, path::Path};
 
@@ -11,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use crate::recipe_built_in::{BASES, Embedded, RECIPES};
 pub use crate::{
     debian::Source,
     recipe_build::{Built, Options, build},
@@ -18,9 +21,9 @@ pub use crate::{
 
 /// Every key of a recipe, by section; those without one come first.
 const KEYS: [(&str, &[&str]); 3] = [
-    ("", &["name", "suite", "components", "packages", "disk", "boot"]),
+    ("", &["name", "base", "suite", "components", "packages", "agent", "disk", "boot"]),
     ("disk", &["esp", "seed", "root"]),
-    ("boot", &["command_line"]),
+    ("boot", &["command_line", "kexec", "grub"]),
 ];
 /// The smallest partition that FAT32 fits in, MiB.
 const SMALLEST_ESP: u32 = 34;
@@ -30,12 +33,17 @@ const SMALLEST_ESP: u32 = 34;
 pub struct Recipe {
     /// Its name; the identifiers of disk, partitions and file systems follow from it.
     pub name: String,
+    /// What it begins with: a base of this program.
+    pub base: Option<String>,
     /// Debian suite, unless another is asked for.
     pub suite: String,
     /// Components of the archive.
     pub components: Vec<String>,
     /// Packages beside Debian's essential ones and apt.
     pub packages: Vec<String>,
+    /// Whether our agent comes into the system, as `/usr/sbin/billet-agent`.
+    #[serde(default)]
+    pub agent: bool,
     /// Sizes of the partitions.
     pub disk: Sizes,
     /// How the system starts.
@@ -43,9 +51,9 @@ pub struct Recipe {
     /// Files that are laid into the new system.
     #[serde(skip)]
     pub overlay: Vec<OverlayFile>,
-    /// Shell script that runs in the new system when all packages are in.
+    /// Shell scripts that run in the new system when all packages are in, one after the other.
     #[serde(skip)]
-    pub finish: String,
+    pub finish: Vec<String>,
 }
 
 /// Sizes of partitions in MiB.
@@ -64,6 +72,23 @@ pub struct Sizes {
 pub struct Start {
     /// The kernel's command line beside `root=`.
     pub command_line: String,
+    /// Whether its kernel can be started by itself, without firmware and GRUB.
+    #[serde(default = "yes")]
+    pub kexec: bool,
+    /// Modules that its `grub.cfg` needs of GRUB beside those that every one has.
+    #[serde(default)]
+    pub grub: Vec<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What recipes can begin with.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Base {
+    packages: Vec<String>,
 }
 
 /// A file that is laid into the new system.
@@ -75,47 +100,11 @@ pub struct OverlayFile {
     pub text: String,
 }
 
-macro_rules! overlay {
-    ($recipe:literal: $($path:literal)*) => {
-        &[$(($path, include_str!(concat!("../recipes/", $recipe, "/overlay/", $path)))),*]
-    };
-}
-
-/// Name, `recipe.toml`, `finish` and overlay of each recipe in this program.
-type Embedded = (&'static str, &'static str, &'static str, &'static [(&'static str, &'static str)]);
-const EMBEDDED: [Embedded; 1] = [(
-    "bare",
-    include_str!("../recipes/bare/recipe.toml"),
-    include_str!("../recipes/bare/finish"),
-    overlay!("bare":
-        "boot/grub/grub.cfg"
-        "etc/fstab"
-        "etc/hostname"
-        "etc/hosts"
-        "etc/initramfs-tools/conf.d/billet"
-        "etc/initramfs-tools/hooks/billet"
-        "etc/initramfs-tools/scripts/init-bottom/udev"
-        "etc/initramfs-tools/scripts/init-top/udev"
-        "etc/modprobe.d/billet.conf"
-        "etc/ssh/sshd_config.d/billet.conf"
-        "etc/systemd/system/billet-identity.service"
-        "etc/systemd/system/billet-resolver.path"
-        "etc/systemd/system/billet-resolver.service"
-        "etc/systemd/system/ssh.service"
-        "usr/lib/billet/identity"
-        "usr/lib/billet/resolver"
-    ),
-)];
-
 impl Recipe {
     /// The recipe of this program with that name.
     pub fn built_in(name: &str) -> Result<Self> {
-        let Some((_, text, finish, files)) = EMBEDDED.iter().find(|recipe| recipe.0 == name) else {
-            let names: Vec<&str> = EMBEDDED.iter().map(|recipe| recipe.0).collect();
-            bail!("no recipe `{name}`: {} or a folder is accepted", names.join(", "));
-        };
-        let overlay = files.iter().map(|(path, text)| OverlayFile::new(path, text));
-        Self::parse(text, finish, overlay.collect())
+        let found = Embedded::find(&RECIPES, "recipe", name)?;
+        Self::parse(found.text, found.finish, found.overlay())
             .with_context(|| format!("reading the recipe {name}"))
     }
 
@@ -129,7 +118,8 @@ impl Recipe {
         if folder.join("overlay").is_dir() {
             read_overlay(&folder.join("overlay"), "", &mut overlay)?;
         }
-        Self::parse(&text("recipe.toml")?, &text("finish")?, overlay)
+        let finish = if folder.join("finish").exists() { text("finish")? } else { String::new() };
+        Self::parse(&text("recipe.toml")?, &finish, overlay)
             .with_context(|| format!("reading the recipe in {}", folder.display()))
     }
 
@@ -145,10 +135,27 @@ impl Recipe {
             }
         }
         let mut recipe: Recipe = table.try_into().context("reading recipe.toml")?;
-        recipe.check()?;
-        recipe.finish = finish.to_owned();
+        recipe.finish = Vec::from_iter((!finish.is_empty()).then(|| finish.to_owned()));
         recipe.overlay = overlay;
+        recipe.lay_on_base()?;
+        recipe.check()?;
         Ok(recipe)
+    }
+
+    /// Puts what its base has before what it has itself.
+    fn lay_on_base(&mut self) -> Result<()> {
+        let Some(name) = &self.base else { return Ok(()) };
+        let found = Embedded::find(&BASES, "base", name)?;
+        let base: Base = toml::from_str(found.text).context("reading base.toml")?;
+        self.packages.splice(0..0, base.packages);
+        self.finish.insert(0, found.finish.to_owned());
+        for file in found.overlay() {
+            if self.overlay.iter().all(|own| own.path != file.path) {
+                self.overlay.push(file);
+            }
+        }
+        self.overlay.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(())
     }
 
     fn check(&self) -> Result<()> {
@@ -157,7 +164,9 @@ impl Recipe {
             !text.is_empty() && text.chars().all(plain) && !text.starts_with('-')
         };
         let words = [&self.name, &self.suite].into_iter().chain(&self.components);
-        if let Some(bad) = words.chain(&self.packages).find(|text| !word(text)) {
+        if let Some(bad) =
+            words.chain(&self.packages).chain(&self.boot.grub).find(|text| !word(text))
+        {
             bail!("`{bad}` is no name: letters, digits and `+-._` are accepted");
         }
         let Sizes { esp, seed, root } = self.disk;
@@ -188,11 +197,12 @@ impl Recipe {
         file.text
             .replace("@root_uuid@", &self.id("root").to_string())
             .replace("@command_line@", &self.command_line())
+            .replace("@options@", &self.boot.command_line)
     }
 }
 
 impl OverlayFile {
-    fn new(path: &str, text: &str) -> Self {
+    pub(crate) fn new(path: &str, text: &str) -> Self {
         OverlayFile { path: path.to_owned(), text: text.to_owned() }
     }
 }
@@ -235,9 +245,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_embedded_recipe_is_the_folder() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/bare");
-        assert_eq!(Recipe::built_in("bare").unwrap(), Recipe::read(&folder).unwrap());
+    fn the_embedded_recipes_are_the_folders() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+        for name in ["bare", "dom0"] {
+            assert_eq!(Recipe::built_in(name).unwrap(), Recipe::read(&folder.join(name)).unwrap());
+        }
+        let mut files = Vec::new();
+        read_overlay(&folder.join("node/overlay"), "", &mut files).unwrap();
+        assert_eq!(BASES[0].overlay(), files);
+    }
+
+    #[test]
+    fn a_recipe_begins_with_its_base() {
+        let text = include_str!("../recipes/bare/recipe.toml");
+        let text = text.replace("packages = []", "packages = [\"vim\"]");
+        let own = vec![OverlayFile::new("etc/hosts", "own")];
+        let recipe = Recipe::parse(&text, "own", own).unwrap();
+        assert_eq!(recipe.packages.first().unwrap(), "ca-certificates");
+        assert_eq!(recipe.packages.last().unwrap(), "vim");
+        assert_eq!(recipe.finish.len(), 2);
+        assert_eq!(recipe.finish[1], "own");
+        let hosts: Vec<_> = recipe.overlay.iter().filter(|file| file.path == "etc/hosts").collect();
+        assert_eq!(hosts, [&OverlayFile::new("etc/hosts", "own")]);
+        let without =
+            Recipe::parse(&text.replace("base = \"node\"", ""), "own", Vec::new()).unwrap();
+        assert_eq!((without.packages.len(), without.finish.len()), (1, 1));
+        let error = Recipe::parse(&text.replace("\"node\"", "\"mode\""), "", Vec::new());
+        let error = format!("{:#}", error.unwrap_err());
+        assert_eq!(error, "no base `mode`: node is accepted");
     }
 
     #[test]
@@ -251,13 +286,13 @@ mod tests {
             ),
             ("esp =", "efs =", "unknown key `disk.efs`, the nearest known one is `disk.esp`"),
             ("esp = 48", "esp = 8", "partitions of 8, 4 and 768 MiB: esp of at least 34"),
-            ("\"udev\"", "\"udev; rm\"", "`udev; rm` is no name"),
+            ("packages = []", "packages = [\"udev; rm\"]", "`udev; rm` is no name"),
         ] {
             let error = Recipe::parse(&text.replace(from, to), "", Vec::new()).unwrap_err();
             assert!(format!("{error:#}").contains(said), "{error:#}");
         }
         let error = Recipe::built_in("bear").unwrap_err().to_string();
-        assert_eq!(error, "no recipe `bear`: bare or a folder is accepted");
+        assert_eq!(error, "no recipe `bear`: bare, dom0 is accepted");
     }
 
     #[test]

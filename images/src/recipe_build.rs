@@ -10,9 +10,10 @@ use anyhow::{Context, Result};
 use crate::{
     debian::{self, Apt, Source},
     manifest::Boot,
+    ram,
     recipe::Recipe,
     recipe_disk::{Layout, Parts},
-    recipe_system::System,
+    recipe_system::{Given, System},
     scratch::Scratch,
     tool::{self, Tool},
 };
@@ -36,6 +37,8 @@ pub struct Options {
     pub mirror: Option<String>,
     /// Folder that keeps downloaded packages for the next build.
     pub cache: Option<PathBuf>,
+    /// Our agent, a static program, for recipes that take it in.
+    pub agent: Option<PathBuf>,
 }
 
 /// What came of it.
@@ -59,6 +62,7 @@ pub struct Built {
 /// the packages are installed in a user namespace.
 pub fn build(recipe: &Recipe, options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Built> {
     tool::need(&[&TOOLS[..], &debian::TOOLS[..]].concat())?;
+    let agent = agent(recipe, options)?;
     let suite = options.suite.as_deref().unwrap_or(&recipe.suite);
     let source = Source::new(suite, options.mirror.as_deref(), &recipe.components);
     let scratch = Scratch::new(&options.out)?;
@@ -66,8 +70,8 @@ pub fn build(recipe: &Recipe, options: &Options, progress: &mut dyn FnMut(&str))
     progress(&format!("asking {} for {suite}", source.mirror));
     let apt = Apt::new(&scratch.join("apt"), &source)?;
     let epoch = apt.released()?;
-    let system =
-        System::build(recipe, &source, epoch, options.cache.as_deref(), &scratch, progress)?;
+    let given = Given { source: &source, epoch, cache: options.cache.as_deref(), agent };
+    let system = System::build(recipe, &given, &scratch, progress)?;
 
     progress("writing the disk");
     let layout = Layout::new(recipe.disk);
@@ -84,22 +88,36 @@ pub fn build(recipe: &Recipe, options: &Options, progress: &mut dyn FnMut(&str))
     fs::rename(&unfinished, &path).with_context(|| format!("naming {}", path.display()))?;
     Ok(Built {
         disk: path,
-        boot: Some(boot(recipe, &scratch.join("kernel"))?),
+        boot: boot(recipe, &scratch.join("kernel"))?,
         seed: Some(Layout::SEED),
         source,
         epoch,
     })
 }
 
+/// The agent's bytes, when the recipe takes it in.
+fn agent(recipe: &Recipe, options: &Options) -> Result<Option<Vec<u8>>> {
+    if !recipe.agent {
+        return Ok(None);
+    }
+    let name = &recipe.name;
+    let path = options.agent.as_deref();
+    let path = path.with_context(|| format!("recipe {name} takes in an agent, none was given"))?;
+    ram::read_agent(path).map(Some)
+}
+
 /// What `kexec` needs, from the names that the new system told.
-fn boot(recipe: &Recipe, names: &Path) -> Result<Boot> {
+fn boot(recipe: &Recipe, names: &Path) -> Result<Option<Boot>> {
+    if !recipe.boot.kexec {
+        return Ok(None);
+    }
     let text = fs::read_to_string(names).context("reading the names of kernel and RAM disk")?;
     let mut lines = text.lines().map(str::to_owned);
     let kernel = lines.next().context("the new system has no kernel")?;
-    Ok(Boot {
+    Ok(Some(Boot {
         partition: Layout::ROOT,
         kernel,
         ramdisk: lines.next(),
         command_line: recipe.command_line(),
-    })
+    }))
 }

@@ -49,6 +49,19 @@ mke2fs -q -d "$dir/root" "$@" "$dir/file" >&2
 cat "$dir/file"
 "#;
 
+/// What a system is made of beside its recipe.
+#[derive(Debug)]
+pub(crate) struct Given<'a> {
+    /// Where packages come from.
+    pub(crate) source: &'a Source,
+    /// What the build calls now, seconds of Unix time.
+    pub(crate) epoch: u64,
+    /// Where packages are kept.
+    pub(crate) cache: Option<&'a Path>,
+    /// Our agent.
+    pub(crate) agent: Option<Vec<u8>>,
+}
+
 /// A system that is made but on no disk yet.
 #[derive(Debug)]
 pub(crate) struct System {
@@ -62,14 +75,13 @@ impl System {
     /// Installs packages and overlay; leaves [`RESULTS`] in `scratch`.
     pub(crate) fn build(
         recipe: &Recipe,
-        source: &Source,
-        epoch: u64,
-        cache: Option<&Path>,
+        given: &Given,
         scratch: &Scratch,
         progress: &mut dyn FnMut(&str),
     ) -> Result<Self> {
         check_user()?;
-        stage(recipe, &scratch.join("overlay"), epoch)?;
+        let Given { source, epoch, cache, .. } = *given;
+        stage(recipe, given.agent.as_deref(), &scratch.join("overlay"), epoch)?;
         let archive = scratch.join("system.tar");
         // The system as files, and once more as a file system of that size.
         let memory = scratch::in_memory((u64::from(recipe.disk.root) * 2 + 512) << 20);
@@ -85,7 +97,7 @@ impl System {
             keep_packages(&mut mmdebstrap, cache)?;
         }
         mmdebstrap.envs(memory.map(|folder| ("TMPDIR", folder)));
-        add_hooks(&mut mmdebstrap);
+        add_hooks(&mut mmdebstrap, recipe);
         mmdebstrap.args([source.suite.as_str(), "system.tar"]).args(source.lines());
         tool::run(&mut mmdebstrap, &mut |line| {
             // mmdebstrap's own steps; the rest is the chatter of apt and dpkg.
@@ -139,27 +151,32 @@ impl System {
     }
 }
 
-/// Overlay and scripts as files of one moment, for mmdebstrap to carry into the new system.
-fn stage(recipe: &Recipe, folder: &Path, epoch: u64) -> Result<()> {
+/// Overlay, agent and scripts as files of one moment, for mmdebstrap to carry into the new system.
+fn stage(recipe: &Recipe, agent: Option<&[u8]>, folder: &Path, epoch: u64) -> Result<()> {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(epoch);
-    let lay = |path: &str, text: &str| -> io::Result<()> {
-        let path = folder.join(path);
-        path.parent().map_or(Ok(()), fs::create_dir_all)?;
-        fs::write(&path, text)?;
-        let mode = if text.starts_with("#!") { 0o755 } else { 0o644 };
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
-        File::open(&path)?.set_modified(time)
+    let lay = |path: &str, bytes: &[u8]| -> Result<()> {
+        let mode =
+            if bytes.starts_with(b"#!") || bytes.starts_with(b"\x7fELF") { 0o755 } else { 0o644 };
+        let to = folder.join(path);
+        to.parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| fs::write(&to, bytes))
+            .and_then(|()| fs::set_permissions(&to, fs::Permissions::from_mode(mode)))
+            .and_then(|()| File::open(&to)?.set_modified(time))
+            .with_context(|| format!("laying out {path}"))
     };
-    let laying = |path: &str| format!("laying out {path}");
     for file in &recipe.overlay {
-        lay(&file.path, &recipe.render(file)).with_context(|| laying(&file.path))?;
+        lay(&file.path, recipe.render(file).as_bytes())?;
     }
-    for (name, text) in [
-        ("billet/grub", include_str!("../recipes/build/grub")),
-        ("billet/clean", include_str!("../recipes/build/clean")),
-        ("billet/finish", recipe.finish.as_str()),
-    ] {
-        lay(name, text).with_context(|| laying(name))?;
+    if let Some(agent) = agent {
+        lay("usr/sbin/billet-agent", agent)?;
+    }
+    let modules = recipe.boot.grub.join(" ");
+    let grub = include_str!("../recipes/build/grub").replace("@grub@", &modules);
+    lay("billet/grub", grub.as_bytes())?;
+    lay("billet/clean", include_bytes!("../recipes/build/clean"))?;
+    for (number, script) in recipe.finish.iter().enumerate() {
+        lay(&format!("billet/finish{number}"), script.as_bytes())?;
     }
     let archive = folder.with_extension("tar");
     let mut tar = tool::command("tar");
@@ -173,7 +190,7 @@ fn stage(recipe: &Recipe, folder: &Path, epoch: u64) -> Result<()> {
 }
 
 /// What happens in the new system, in order.
-fn add_hooks(mmdebstrap: &mut Command) {
+fn add_hooks(mmdebstrap: &mut Command, recipe: &Recipe) {
     let script = |name: &str| format!(r#"chroot "$1" sh /billet/{name} >&2"#);
     let download = format!(
         r#"cd "$1/billet" && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get -q \
@@ -184,8 +201,10 @@ fn add_hooks(mmdebstrap: &mut Command) {
     let results = RESULTS.map(|name| format!("download /billet/{name} {name}"));
     let kernel = r#"chroot "$1" readlink -f /vmlinuz /initrd.img >"$1/billet/kernel""#;
     let remove = r#"rm -rf "$1/billet""#;
-    let hooks = [download, script("grub"), script("finish"), script("clean"), kernel.to_owned()];
-    for hook in hooks.iter().chain(&results).chain([&remove.to_owned()]) {
+    let finish = (0..recipe.finish.len()).map(|number| script(&format!("finish{number}")));
+    let hooks = [download, script("grub")].into_iter().chain(finish);
+    let hooks = hooks.chain([script("clean"), kernel.to_owned()]).chain(results);
+    for hook in hooks.chain([remove.to_owned()]) {
         mmdebstrap.arg(format!("--customize-hook={hook}"));
     }
 }

@@ -24,7 +24,7 @@ const RAM: &str = "ram";
 pub(super) struct Build {
     #[command(flatten)]
     store: StoreArgs,
-    /// `bare`, `ram`, or a folder with a recipe of your own.
+    /// `bare`, `dom0`, `ram`, or a folder with a recipe of your own.
     recipe: String,
     /// Name for the image; the recipe's own without it.
     #[arg(long)]
@@ -38,7 +38,7 @@ pub(super) struct Build {
     /// Folder for what is made on the way, and for packages that a later build can use again.
     #[arg(long, env = "BILLET_BUILD", value_name = "FOLDER")]
     work: Option<PathBuf>,
-    /// With `ram`: the node's program; beside this one or in PATH without it.
+    /// With `dom0` and `ram`: the node's program; beside this one or in PATH without it.
     #[arg(long, env = "BILLET_AGENT", value_name = "FILE")]
     agent: Option<PathBuf>,
     /// With `ram`: believe the image keys (*.pub) in this folder too.
@@ -65,6 +65,7 @@ fn build_image(store: &Store, args: &Build) -> anyhow::Result<()> {
     let name = args.name.clone().unwrap_or_else(|| recipe.name.clone());
     let work = tempfile::Builder::new().prefix("billet-build-").tempdir_in(work_folder(args)?)?;
     let options = recipe::Options {
+        agent: if recipe.agent { Some(agent(args)?) } else { None },
         out: work.path().to_owned(),
         suite: args.suite.clone(),
         mirror: args.mirror.clone(),
@@ -86,10 +87,7 @@ fn build_image(store: &Store, args: &Build) -> anyhow::Result<()> {
 }
 
 fn build_ram(store: &Store, args: &Build) -> anyhow::Result<()> {
-    let agent = match &args.agent {
-        Some(agent) => agent.clone(),
-        None => find_agent()?,
-    };
+    let agent = agent(args)?;
     let mut trusted = public_keys(&store.root().join("keys"))?;
     if let Some(folder) = &args.trust {
         trusted.extend(public_keys(folder)?);
@@ -125,6 +123,10 @@ fn work_folder(args: &Build) -> anyhow::Result<PathBuf> {
     let folder = args.work.clone().unwrap_or_else(std::env::temp_dir);
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     Ok(folder)
+}
+
+fn agent(args: &Build) -> anyhow::Result<PathBuf> {
+    args.agent.clone().map_or_else(find_agent, Ok)
 }
 
 fn find_agent() -> anyhow::Result<PathBuf> {
