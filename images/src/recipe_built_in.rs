@@ -65,6 +65,7 @@ pub(crate) const RECIPES: [Embedded; 2] = [
             "etc/systemd/system/billet-agent.service"
             "etc/systemd/system/billet-guest-logs.service"
             "etc/systemd/system/billet-guest-logs.timer"
+            "etc/systemd/system/proc-xen.mount"
             "etc/systemd/system/xenconsoled.service"
             "etc/systemd/system/xenstored.service"
             "usr/lib/billet/domain-0"

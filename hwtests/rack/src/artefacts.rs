@@ -1,5 +1,5 @@
-//! What the rack's machines boot: the two programs, the RAM system and the bare image, found
-//! or built once and kept in a cache.
+//! What the rack's machines boot: the two programs, the RAM system and the images, found or
+//! built once and kept in a cache.
 //!
 //! Building wants the network and an ordinary user's own identity, so it comes before
 //! [`crate::enter()`].
@@ -40,6 +40,8 @@ pub enum Part {
     Ram,
     /// The image `bare`.
     Bare,
+    /// The image `dom0`.
+    Dom0,
 }
 
 impl Part {
@@ -47,7 +49,12 @@ impl Part {
         match self {
             Part::Ram => "ram",
             Part::Bare => "bare",
+            Part::Dom0 => "dom0",
         }
+    }
+
+    fn has_agent(self) -> bool {
+        self != Part::Bare
     }
 }
 
@@ -173,7 +180,7 @@ impl Artefacts {
         let mut command = Command::new(&self.programs.billet);
         command.args(["image", "build", part.name(), "--store"]).arg(&self.store);
         command.arg("--work").arg(cache.join("build"));
-        if part == Part::Ram {
+        if part.has_agent() {
             command.arg("--agent").arg(&self.programs.agent);
         }
         command.stdout(output.try_clone().context("copying a descriptor")?).stderr(output);
@@ -189,13 +196,13 @@ impl Artefacts {
     }
 
     /// Changes when the part would come out differently: with the recipes for an image, with
-    /// the agent too for the RAM system.
+    /// the agent too where it is inside.
     fn key(&self, part: Part) -> Result<String> {
         let images = repository().join("images");
         let mut paths = files(&images.join("recipes"))?;
         let mut sources = files(&images.join("src"))?;
         let made_by = match part {
-            Part::Bare => ["recipe", "debian", "ext4", "grub"].as_slice(),
+            Part::Bare | Part::Dom0 => ["recipe", "debian", "ext4", "grub"].as_slice(),
             Part::Ram => ["ram", "cpio", "modules"].as_slice(),
         };
         sources.retain(|path| {
@@ -203,7 +210,7 @@ impl Artefacts {
             made_by.iter().any(|name| path.contains(&format!("src/{name}")))
         });
         paths.append(&mut sources);
-        if part == Part::Ram {
+        if part.has_agent() {
             paths.push(self.programs.agent.clone());
         }
         let mut hasher = blake3::Hasher::new();

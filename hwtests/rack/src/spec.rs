@@ -33,6 +33,15 @@ pub struct NodeSpec {
     /// Processors.
     #[serde(default = "cpus")]
     pub cpus: u32,
+    /// What kind of processors they are.
+    #[serde(default)]
+    pub cpu: Cpu,
+    /// NUMA nodes, each a socket with its share of processors and memory.
+    #[serde(default = "cpus")]
+    pub numa: u32,
+    /// Whether there is an IOMMU; the machine is a Q35 then.
+    #[serde(default)]
+    pub iommu: bool,
     /// What its firmware tries first.
     #[serde(default)]
     pub boot_first: BootFirst,
@@ -48,8 +57,25 @@ impl NodeSpec {
             disks: one_disk(),
             memory: memory(),
             cpus: cpus(),
+            cpu: Cpu::default(),
+            numa: cpus(),
+            iommu: false,
             boot_first: BootFirst::default(),
         }
+    }
+
+    /// A machine that can be a Xen host with guests of every kind: two processors, 2 GiB of
+    /// memory, a disk of 8 GiB.
+    pub fn xen(name: &str, firmware: Firmware) -> Self {
+        let disk = DiskSpec::new(Size::gib(8), Bus::Virtio);
+        NodeSpec { cpu: Cpu::Xen, cpus: 2, memory: 2048, disks: vec![disk], ..Self::new(name, firmware) }
+    }
+
+    /// The same with this many processors on this many NUMA nodes.
+    pub fn with_cpus(mut self, cpus: u32, numa: u32) -> Self {
+        self.cpus = cpus;
+        self.numa = numa;
+        self
     }
 
     /// The same with another network card.
@@ -75,6 +101,17 @@ fn cpus() -> u32 {
 
 fn one_disk() -> Vec<DiskSpec> {
     vec![DiskSpec::default()]
+}
+
+/// A kind of processor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cpu {
+    /// The one that is emulated quickest.
+    #[default]
+    Plain,
+    /// One with AMD's virtualisation, so that a Xen on it runs PVH and HVM guests too.
+    Xen,
 }
 
 /// What a machine starts with.
@@ -270,11 +307,14 @@ mod tests {
     #[test]
     fn a_spec_file_needs_only_names() {
         let text = "[[node]]\nname = \"a\"\n[[node]]\nname = \"b\"\nfirmware = \"uefi-http\"\n\
-                    nic = \"e1000e\"\ndisks = [{ size = \"8G\", bus = \"nvme\" }]\n";
+                    nic = \"e1000e\"\ndisks = [{ size = \"8G\", bus = \"nvme\" }]\n\
+                    cpu = \"xen\"\ncpus = 4\nnuma = 2\niommu = true\n";
         let spec: RackSpec = toml::from_str(text).unwrap();
         assert_eq!(spec.node[0].disks[0].size, Size::gib(4));
         assert_eq!(spec.node[1].firmware, Firmware::UefiHttp);
         assert_eq!(spec.node[1].disks[0].bus, Bus::Nvme);
+        assert_eq!((spec.node[0].cpu, spec.node[0].numa), (Cpu::Plain, 1));
+        assert_eq!((spec.node[1].cpu, spec.node[1].numa), (Cpu::Xen, 2));
         assert!(toml::from_str::<RackSpec>("[[node]]\nnam = \"a\"\n").is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::{
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -49,6 +49,16 @@ impl Key {
     /// # Errors
     /// When nothing answers, the host key is another, or the script fails.
     pub fn run(&self, target: &Target, script: &str) -> Result<String> {
+        self.run_with(target, script, Stdio::null())
+    }
+
+    /// The same with a file of this host on the script's standard input.
+    pub fn run_with(
+        &self,
+        target: &Target,
+        script: &str,
+        input: impl Into<Stdio>,
+    ) -> Result<String> {
         let known = self.private.with_file_name(format!("known_hosts-{}", target.address));
         fs::write(&known, format!("{} {}\n", target.address, target.host_key.trim()))
             .context("writing known_hosts")?;
@@ -62,6 +72,7 @@ impl Key {
             .arg(format!("UserKnownHostsFile={}", known.display()))
             .arg(format!("root@{}", target.address))
             .arg(script)
+            .stdin(input)
             .output()
             .context("running ssh")?;
         if !output.status.success() {
