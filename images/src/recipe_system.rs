@@ -6,7 +6,6 @@
 
 use std::{
     fs::{self, File},
-    io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},

@@ -94,7 +94,10 @@ fn processors(line: &mut Line, spec: &NodeSpec) {
     for node in (0..nodes).filter(|_| nodes > 1) {
         let (first, last) = (node * cpus / nodes, (node + 1) * cpus / nodes - 1);
         line.option("-object", &format!("memory-backend-ram,id=memory{node},size={share}M"));
-        line.option("-numa", &format!("node,nodeid={node},memdev=memory{node},cpus={first}-{last}"));
+        line.option(
+            "-numa",
+            &format!("node,nodeid={node},memdev=memory{node},cpus={first}-{last}"),
+        );
     }
     if spec.iommu {
         line.option("-device", "intel-iommu,intremap=on");

@@ -68,7 +68,13 @@ impl NodeSpec {
     /// memory, a disk of 8 GiB.
     pub fn xen(name: &str, firmware: Firmware) -> Self {
         let disk = DiskSpec::new(Size::gib(8), Bus::Virtio);
-        NodeSpec { cpu: Cpu::Xen, cpus: 2, memory: 2048, disks: vec![disk], ..Self::new(name, firmware) }
+        NodeSpec {
+            cpu: Cpu::Xen,
+            cpus: 2,
+            memory: 2048,
+            disks: vec![disk],
+            ..Self::new(name, firmware)
+        }
     }
 
     /// The same with this many processors on this many NUMA nodes.

@@ -1,0 +1,116 @@
+//! Blank machines become Xen hosts over the network, by BIOS and by UEFI: Xen starts from their
+//! own disks with the lines that their seeds say, and guests of every kind start on them.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use rack::{
+    Firmware, NodeSpec, Part, guest,
+    stage::{self, Program, Stage, Story},
+};
+
+static PROGRAM: Program = Program {
+    parts: &[Part::Ram, Part::Dom0],
+    cached_store: true,
+    options: |options| options,
+    at_once: 1,
+};
+
+/// A Xen, its service domain and perhaps a guest, all emulated, on busy cores.
+const PATIENCE: Duration = Duration::from_secs(540);
+
+fn main() -> ExitCode {
+    let stories = vec![
+        Story { name: "bios_seed_and_guests", play: bios },
+        Story { name: "uefi_and_two_sockets", play: uefi },
+    ];
+    stage::run(&PROGRAM, stories)
+}
+
+/// A blank machine becomes a Xen host that nothing is wrong with; tells what `xl info -n` says.
+fn deploy(stage: &Stage, spec: NodeSpec) -> Result<String> {
+    let node = stage.enrolled(spec)?;
+    let deployment = stage.deploy(&node, "dom0")?;
+    let name = node.name();
+    stage.done(&deployment, PATIENCE).with_context(|| format!("imaging {name}"))?;
+    let script = "systemctl is-system-running --wait || \
+                  { systemctl --failed --no-legend | grep -v billet-agent && exit 1; }; xl info -n";
+    stage.server().ssh(&name, script, PATIENCE)
+}
+
+fn ensure_says(said: &str, key: &str, wanted: &str) -> Result<()> {
+    let value =
+        said.lines().find_map(|line| Some(line.strip_prefix(key)?.trim_start_matches([' ', ':'])));
+    ensure!(value.is_some_and(|value| value.contains(wanted)), "{key}: {value:?}, not {wanted}");
+    Ok(())
+}
+
+fn bios(stage: &Stage) -> Result<()> {
+    let spec = NodeSpec::xen("xen-bios", Firmware::Bios);
+    let said = deploy(stage, spec)?;
+    ensure_says(&said, "xen_commandline", "dom0_mem=1G,max:1G")?;
+    ensure_says(&said, "virt_caps", "pv hvm")?;
+    seed_is_read(stage, "xen-bios")?;
+    for kind in ["pv", "pvh", "hvm"] {
+        guest_lives(stage, "xen-bios", kind).with_context(|| format!("a {kind} guest"))?;
+    }
+    Ok(())
+}
+
+fn uefi(stage: &Stage) -> Result<()> {
+    let spec = NodeSpec::xen("xen-uefi", Firmware::Uefi).with_cpus(2, 2);
+    let said = deploy(stage, spec)?;
+    ensure_says(&said, "nr_nodes", "2")?;
+    ensure_says(&said, "nr_cpus", "2")?;
+    let firmware = stage.server().ssh("xen-uefi", "ls /sys/firmware/efi", PATIENCE)?;
+    ensure!(firmware.contains("config_table"), "no UEFI behind Xen: {firmware}");
+    Ok(())
+}
+
+/// The lines that the seed partition says are those of the next start.
+fn seed_is_read(stage: &Stage, node: &str) -> Result<()> {
+    let write = "set -e; mkdir -p /run/seed; mount LABEL=CIDATA /run/seed; \
+                 echo 'set xen_line=\"console=com1 com1=115200,8n1 dom0_mem=640M,max:640M \
+                 dom0_max_vcpus=1 dom0_vcpus_pin\"' >/run/seed/billet/xen.cfg; \
+                 echo 'set linux_line=\"console=hvc0 billet.test=seed\"' \
+                 >>/run/seed/billet/xen.cfg; umount /run/seed; \
+                 cat /proc/sys/kernel/random/boot_id; \
+                 (sleep 1; systemctl reboot) >/dev/null 2>&1 &";
+    let before = stage.server().ssh(node, write, PATIENCE).context("writing xen.cfg")?;
+    let before = before.trim();
+    let read = format!(
+        "[ \"$(cat /proc/sys/kernel/random/boot_id)\" != {before} ] && xl info && cat /proc/cmdline"
+    );
+    let said = stage.server().ssh(node, &read, PATIENCE).context("starting with xen.cfg")?;
+    let wanted = "dom0_mem=640M,max:640M dom0_max_vcpus=1 dom0_vcpus_pin";
+    ensure_says(&said, "xen_commandline", wanted)?;
+    ensure!(said.contains("billet.test=seed"), "Linux has another command line: {said}");
+    Ok(())
+}
+
+/// A guest starts, answers through a bridge, hears that it is to shut down, and its words are
+/// kept.
+fn guest_lives(stage: &Stage, node: &str, kind: &str) -> Result<()> {
+    let server = stage.server();
+    let target = server.target(node)?;
+    guest::install(server.key(), &target)?;
+    let (kernel, ramdisk, ready) = (guest::KERNEL, guest::RAMDISK, guest::READY);
+    let script = format!(
+        "set -e
+        ip link show br0 >/dev/null 2>&1 || {{
+            ip link add br0 type bridge; ip addr add 10.9.0.1/24 dev br0; ip link set br0 up; }}
+        printf '%s\\n' 'name = \"{kind}\"' 'type = \"{kind}\"' 'memory = 160' \
+            'kernel = \"{kernel}\"' 'ramdisk = \"{ramdisk}\"' \
+            'extra = \"console=hvc0 gip=10.9.0.2/24\"' 'vif = [ \"bridge=br0\" ]' \
+            'on_crash = \"preserve\"' >/root/{kind}.cfg
+        xl create -q /root/{kind}.cfg
+        for try in $(seq 120); do ping -c 1 -W 2 10.9.0.2 >/dev/null && break; sleep 1; done
+        ping -c 3 -W 10 10.9.0.2 >/dev/null
+        for try in $(seq 60); do grep -q '{ready}' /var/log/xen/console/guest-{kind}.log && break
+            sleep 1; done
+        grep '{ready}' /var/log/xen/console/guest-{kind}.log
+        xl shutdown -w {kind} >/dev/null
+        ! xl domid {kind} 2>/dev/null"
+    );
+    server.key().run(&target, &script).map(drop)
+}
