@@ -138,6 +138,11 @@ impl Artefacts {
         Ok(store)
     }
 
+    /// The folder with Debian packages that the cached images were made of.
+    pub fn packages(&self) -> PathBuf {
+        self.store.with_file_name("build")
+    }
+
     /// `billet ARGUMENTS`: what it printed.
     ///
     /// # Errors

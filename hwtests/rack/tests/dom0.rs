@@ -110,7 +110,8 @@ fn guest_lives(stage: &Stage, node: &str, kind: &str) -> Result<()> {
             sleep 1; done
         grep '{ready}' /var/log/xen/console/guest-{kind}.log
         xl shutdown -w {kind} >/dev/null
-        ! xl domid {kind} 2>/dev/null"
+        for try in $(seq 60); do xl domid {kind} >/dev/null 2>&1 || exit 0; sleep 1; done
+        xl list; exit 1"
     );
     server.key().run(&target, &script).map(drop)
 }
