@@ -48,7 +48,7 @@ fn ensure_says(said: &str, key: &str, wanted: &str) -> Result<()> {
 fn bios(stage: &Stage) -> Result<()> {
     let spec = NodeSpec::xen("xen-bios", Firmware::Bios);
     let said = deploy(stage, spec)?;
-    ensure_says(&said, "xen_commandline", "dom0_mem=1G,max:1G")?;
+    ensure_says(&said, "xen_commandline", "dom0_mem=1024M,max:1024M")?;
     ensure_says(&said, "virt_caps", "pv hvm")?;
     seed_is_read(stage, "xen-bios")?;
     for kind in ["pv", "pvh", "hvm"] {

@@ -40,7 +40,7 @@ fn build(artefacts: &Artefacts, name: &str) -> Result<String> {
 }
 
 fn words<'a>(words: &[&'a str], last: &'a (impl AsRef<OsStr> + ?Sized)) -> Vec<&'a OsStr> {
-    words.iter().map(OsStr::new).chain([last.as_ref()]).collect()
+    words.iter().copied().map(OsStr::new).chain([last.as_ref()]).collect()
 }
 
 fn manifest(text: &str) -> Result<String> {
