@@ -5,7 +5,12 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::{console, host::network_cli, inventory, local, sysfs::Sysfs};
+use crate::{
+    console,
+    host::{self, network_cli},
+    inventory, local,
+    sysfs::Sysfs,
+};
 
 /// What runs on a node: as /init of the RAM system it writes an image to the disk.
 #[derive(Debug, Parser)]
@@ -25,6 +30,42 @@ enum Verb {
     },
     /// Write an image to a disk
     Write(Box<local::Write>),
+    /// Print everything that is known of this dom0, as JSON
+    Probe {
+        #[command(flatten)]
+        place: host::cli::Place,
+        #[command(flatten)]
+        tree: host::cli::Tree,
+    },
+    /// Print the steps to the desired state, and touch nothing
+    Plan {
+        #[command(flatten)]
+        place: host::cli::Place,
+        #[command(flatten)]
+        tree: host::cli::Tree,
+        #[command(flatten)]
+        wish: host::cli::Wish,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make this dom0 what it should be
+    Apply {
+        #[command(flatten)]
+        place: host::cli::Place,
+        #[command(flatten)]
+        wish: host::cli::Wish,
+    },
+    /// Keep this dom0 what it should be, as the provisioner says
+    Serve {
+        #[command(flatten)]
+        place: host::cli::Place,
+    },
+    /// Print what the daemon reported last, as JSON
+    Status {
+        #[command(flatten)]
+        place: host::cli::Place,
+    },
     /// The network of a dom0
     #[command(subcommand)]
     Network(network_cli::Verb),
@@ -62,6 +103,13 @@ fn apply(verb: Verb) -> Result<ExitCode> {
                 return Ok(ExitCode::from(if fault.retry { 2 } else { 1 }));
             }
         }
+        Verb::Probe { place, tree } => return host::cli::probe(&place, &tree),
+        Verb::Plan { place, tree, wish, json } => {
+            return host::cli::plan(&place, &tree, &wish, json);
+        }
+        Verb::Apply { place, wish } => return host::cli::apply(&place, &wish),
+        Verb::Serve { place } => return host::cli::serve(&place),
+        Verb::Status { place } => return host::cli::status(&place),
         Verb::Network(verb) => return network_cli::run(verb),
         Verb::Version => print(env!("CARGO_PKG_VERSION"))?,
     }

@@ -1,7 +1,22 @@
 //! What makes a node what it should be: facts are probed, steps planned and applied.
 
+mod apply;
+pub(crate) mod cli;
 pub(crate) mod confirm;
+mod desired;
+mod endings;
+mod events;
+mod folder;
+mod fragment;
 pub(crate) mod guard;
+mod guest;
+mod identity;
+mod journal;
 pub(crate) mod network;
 pub(crate) mod network_cli;
+mod pool;
+mod probe;
+mod provisioner;
 pub(crate) mod reach;
+mod report;
+mod serve;

@@ -14,7 +14,7 @@ use crate::patience::Patience;
 /// Silence for this long means that the connection is lost.
 const SILENCE: Duration = Duration::from_secs(20);
 /// The longest answer that is not a manifest or a pack.
-const LONGEST_ANSWER: u64 = 1 << 20;
+const LONGEST_ANSWER: u64 = 4 << 20;
 
 /// What came of a request.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +60,11 @@ impl Server {
     /// The provisioner at `base`. Names are refused: a static program in a RAM system has
     /// nobody to ask for them, and the boot line carries an address anyway.
     pub(crate) fn at(base: &str) -> Result<Self, ServerError> {
+        Server::patient(base, SILENCE)
+    }
+
+    /// The same, where an answer may take as long as `silence`.
+    pub(crate) fn patient(base: &str, silence: Duration) -> Result<Self, ServerError> {
         let refused = || ServerError::Url(base.to_owned());
         let uri: Uri = base.parse().map_err(|_| refused())?;
         let authority = uri.authority().ok_or_else(refused)?.as_str();
@@ -73,7 +78,7 @@ impl Server {
             .http_status_as_error(false)
             .proxy(None)
             .timeout_connect(Some(Duration::from_secs(10)))
-            .timeout_recv_response(Some(SILENCE))
+            .timeout_recv_response(Some(silence))
             .timeout_per_read(Some(SILENCE))
             .timeout_per_write(Some(SILENCE))
             .max_redirects(0)
@@ -102,6 +107,13 @@ impl Server {
         if let Some(Range { start, end }) = range {
             request = request.header("range", format!("bytes={start}-{}", end.saturating_sub(1)));
         }
+        Answer::of(path, request.call())
+    }
+
+    /// Gets `path` as the bearer of `token`.
+    pub(crate) fn get_with(&self, path: &str, token: &str) -> Result<Answer, ServerError> {
+        let request = self.agent.get(format!("{}{path}", self.base));
+        let request = request.header("authorization", format!("Bearer {token}"));
         Answer::of(path, request.call())
     }
 
@@ -163,6 +175,14 @@ impl Answer {
         let bytes = self.bytes(LONGEST_ANSWER)?;
         serde_json::from_slice(&bytes)
             .map_err(|error| ServerError::Unwell { path, reason: format!("answered {error}") })
+    }
+
+    /// The body as JSON, `None` when the server has nothing to say.
+    pub(crate) fn json_or_nothing<T: DeserializeOwned>(self) -> Result<Option<T>, ServerError> {
+        if self.response.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        self.json().map(Some)
     }
 
     /// The whole body, when it has at most `limit` bytes.

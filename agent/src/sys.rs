@@ -1,5 +1,7 @@
 //! Doors to the running system, one for each kind of effect.
 
+pub(crate) mod irq;
 pub(crate) mod link;
 mod link_request;
 mod netlink;
+pub(crate) mod xl;

@@ -86,6 +86,17 @@ impl CpuSet {
         (0..words).rev().map(word).collect::<Vec<_>>().join(",")
     }
 
+    /// The set of a mask that [`CpuSet::mask`] or the kernel wrote; `None` for another text.
+    pub fn from_mask(mask: &str) -> Option<CpuSet> {
+        let mut cpus = CpuSet::default();
+        for (at, word) in mask.trim().rsplit(',').enumerate() {
+            let bits = u32::from_str_radix(word, 16).ok()?;
+            let first = u32::try_from(at).ok()?.checked_mul(32).filter(|first| *first < LIMIT)?;
+            (0..32).filter(|bit| bits >> bit & 1 == 1).for_each(|bit| cpus.insert(first + bit));
+        }
+        Some(cpus)
+    }
+
     /// Ranges of neighbours, first and last.
     fn ranges(&self) -> Vec<(u32, u32)> {
         let mut ranges: Vec<(u32, u32)> = Vec::new();
@@ -199,6 +210,7 @@ mod tests {
             [("", "00000000"), ("0-3", "0000000f"), ("32", "00000001,00000000"), ("31", "80000000")]
         {
             assert_eq!(cpus.parse::<CpuSet>().unwrap().mask(), mask);
+            assert_eq!(CpuSet::from_mask(mask), cpus.parse().ok());
         }
     }
 
@@ -211,7 +223,7 @@ mod tests {
 
         #[test]
         fn nothing_panics(text in "\\PC{0,20}") {
-            let _ = text.parse::<CpuSet>();
+            let _ = (text.parse::<CpuSet>(), CpuSet::from_mask(&text));
         }
     }
 }

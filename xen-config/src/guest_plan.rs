@@ -189,7 +189,13 @@ impl GuestPlan {
         let name = &guest.name;
         match guest.state {
             Wanted::Stopped => return self.end(name, domain, guest.shutdown_seconds),
-            Wanted::Saved => return self.stop(name, Change::Save),
+            Wanted::Saved => {
+                // A guest that stands still cannot prepare for it.
+                if domain.state.paused {
+                    self.stop(name, Change::Unpause);
+                }
+                return self.stop(name, Change::Save);
+            }
             Wanted::Running | Wanted::Paused => {}
         }
         if site.host.saved.contains(name) {

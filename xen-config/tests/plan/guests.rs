@@ -128,6 +128,9 @@ fn a_saved_guest_goes_on_once() {
     );
     settle(&mut node, &web(""));
     assert!(node.host.saved.is_empty());
+    node.domain("web").state.paused = true;
+    let saved = web("state = \"saved\"");
+    assert_eq!(sentences(&node, &saved), ["let web run", "save web to a file"]);
     // Killed between the two: the guest is there, and so is its file.
     node.host.saved.push("web".parse().unwrap());
     assert_eq!(sentences(&node, &web(""))[0], "remove the file of web, which goes on already");

@@ -1,6 +1,8 @@
 //! Plans of whole nodes: what a step changes is modelled, and a plan of the facts after all its
 //! steps must be empty.
 
+#![allow(clippy::unwrap_used, reason = "in what only tests call a panic is the verdict")]
+
 mod guests;
 mod model;
 mod pools;

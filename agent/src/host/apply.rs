@@ -1,0 +1,288 @@
+//! Steps, done one after the other.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use protocol::HostEventKind;
+use xen_config::{
+    Desired, Host, Plan, Step,
+    guest_step::{Change, GuestStep},
+};
+
+use super::{
+    confirm,
+    endings::Endings,
+    events::Events,
+    folder::Folder,
+    fragment,
+    guest::{self, Came, Guests},
+    identity::Identity,
+    journal::{Half, Journal},
+    network::{self, Options},
+    pool,
+    probe::Probe,
+};
+use crate::sys::irq;
+
+/// For tests of what survives: the process aborts after so many steps.
+const DIE_AFTER: &str = "BILLET_AGENT_DIE_AFTER";
+/// Guests that start change what others may have, so one look is not always enough.
+const ROUNDS: usize = 4;
+
+/// The agent of this node: what it knows, remembers and may do.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    /// Who and where this node is.
+    pub(crate) identity: Identity,
+    /// Its memory.
+    pub(crate) folder: Folder,
+    /// What happened.
+    pub(crate) events: Events,
+    endings: Endings,
+    journal: Journal,
+    guests: Guests,
+    /// Another one after every boot of the node.
+    pub(crate) boot: String,
+    state: PathBuf,
+    /// Steps until the process aborts.
+    dies: Option<u32>,
+}
+
+/// A step that failed, and what was wrong with it.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {reason:#}")]
+pub(crate) struct Failed {
+    /// The step, as a sentence.
+    pub(crate) step: String,
+    /// Whose it is.
+    guest: Option<String>,
+    /// Why.
+    pub(crate) reason: anyhow::Error,
+}
+
+/// What came of making the node what it should be.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// Facts after the last step.
+    pub(crate) host: Host,
+    /// The plan of those facts: empty, or what did not hold.
+    pub(crate) plan: Plan,
+    /// Steps that were done.
+    pub(crate) done: usize,
+    /// Steps that failed; those after them that stand alone were tried all the same.
+    pub(crate) failed: Vec<Failed>,
+}
+
+impl Agent {
+    /// The agent whose memory is in `state`.
+    pub(crate) fn at(state: &Path, identity: Identity) -> Result<Self> {
+        let folder = Folder::at(state)?;
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        let boot = boot.context("reading the boot's number")?.trim().to_owned();
+        let dies = std::env::var(DIE_AFTER).ok().and_then(|steps| steps.parse().ok());
+        Ok(Agent {
+            events: Events::at(&folder)?,
+            endings: Endings::at(&folder, &boot)?,
+            journal: Journal::at(&folder, &boot),
+            guests: Guests::new(&folder),
+            state: state.to_owned(),
+            identity,
+            folder,
+            boot,
+            dies,
+        })
+    }
+
+    /// All facts of this node.
+    pub(crate) fn probe(&self) -> Result<Host> {
+        let folder = Some(self.folder.clone());
+        let probe = Probe { root: "/".into(), node: self.identity.node.clone(), folder };
+        probe.host(Some(&self.endings))
+    }
+
+    /// Ends what an earlier agent left half done.
+    pub(crate) fn resume(&mut self) -> Result<()> {
+        network::resume(&confirm::State::at(&self.state)?)?;
+        match self.journal.half()? {
+            Some(Half::Made(guest)) if self.guests.made_half(&guest)? => {
+                let text = format!("{guest} was half made when the agent ended, and is made anew");
+                self.events.note(HostEventKind::StateRepaired, &text, Vec::new())?;
+            }
+            Some(Half::Made(_)) => {}
+            Some(Half::Saved(guest)) => self.guests.saved_half(&guest)?,
+            None => {}
+        }
+        self.journal.end()
+    }
+
+    /// Plans and applies until the plan of fresh facts is empty, or a step fails.
+    ///
+    /// # Errors
+    /// A desired state that cannot be ([`xen_config::Refusals`]), facts that cannot be had.
+    pub(crate) fn settle(
+        &mut self,
+        desired: &Desired,
+        tell: &mut dyn FnMut(&Plan, usize),
+    ) -> Result<Outcome> {
+        self.endings.refresh(desired)?;
+        let (mut done, mut failed) = (0, Vec::new());
+        let mut rounds = 0;
+        loop {
+            let host = self.probe()?;
+            let plan = xen_config::plan(desired, &host)?;
+            if plan.is_empty() || rounds == ROUNDS || !failed.is_empty() {
+                return Ok(Outcome { host, plan, done, failed });
+            }
+            done += self.steps(&plan, desired, &mut failed, tell)?;
+            rounds += 1;
+        }
+    }
+
+    fn steps(
+        &mut self,
+        plan: &Plan,
+        desired: &Desired,
+        failed: &mut Vec<Failed>,
+        tell: &mut dyn FnMut(&Plan, usize),
+    ) -> Result<usize> {
+        self.ask_to_shut_down(plan);
+        let mut done = 0;
+        for (at, step) in plan.steps.iter().enumerate() {
+            // A guest of which a step failed is let alone until the next plan.
+            if failed.iter().any(|it| it.guest.is_some() && it.guest.as_deref() == guest_of(step)) {
+                continue;
+            }
+            // All links are one change, which is confirmed or taken back as a whole.
+            let linked = at > 0 && matches!(plan.steps[at - 1], Step::Link(_));
+            if linked && matches!(step, Step::Link(_)) {
+                continue;
+            }
+            tell(plan, at);
+            self.journal.begin(step)?;
+            let result = self.step(step, desired);
+            self.journal.end()?;
+            match result {
+                Ok(came) => {
+                    done += 1;
+                    self.say(step, came)?;
+                }
+                Err(reason) => {
+                    let guest = guest_of(step).map(str::to_owned);
+                    let failure = Failed { step: step.to_string(), guest, reason };
+                    self.fault(step, &failure)?;
+                    let alone = matches!(step, Step::Guest(_) | Step::Irq(_));
+                    failed.push(failure);
+                    if !alone {
+                        break;
+                    }
+                }
+            }
+            self.die();
+        }
+        Ok(done)
+    }
+
+    /// All guests that are to shut down do it at the same time.
+    fn ask_to_shut_down(&mut self, plan: &Plan) {
+        let asked = plan.steps.iter().filter_map(|step| match step {
+            Step::Guest(GuestStep { guest, change: Change::Shutdown { .. } }) => Some(guest),
+            _ => None,
+        });
+        self.guests.ask_to_shut_down(asked);
+    }
+
+    fn step(&mut self, step: &Step, desired: &Desired) -> Result<Came> {
+        match step {
+            Step::Link(_) => {
+                let options = Options { reach: self.identity.reach(), ..Options::default() };
+                let state = confirm::State::at(&self.state)?;
+                network::apply(&desired.network, &state, &options)?;
+            }
+            Step::Pool(step) => pool::apply(step)?,
+            Step::Irq(step) => irq::apply(step)?,
+            Step::Guest(step) => {
+                if let Change::Clear { ending } = step.change {
+                    self.ended(step, ending, desired)?;
+                }
+                return self.guests.apply(step);
+            }
+            Step::Fragment { text } => {
+                let seed =
+                    fragment::partition().ok_or_else(|| anyhow!("there is no seed partition"))?;
+                fragment::write(&seed, text)?;
+            }
+        }
+        Ok(Came::AsPlanned)
+    }
+
+    /// A guest has ended by itself: why, with its last lines, before it is cleared away.
+    fn ended(
+        &mut self,
+        step: &GuestStep,
+        ending: xen_config::list::Ending,
+        desired: &Desired,
+    ) -> Result<()> {
+        self.endings.note(&step.guest, ending, desired)?;
+        let lines = guest::last_lines(step.guest.as_str());
+        let text = format!("{} {ending}", step.guest);
+        self.events.note(HostEventKind::GuestDied, &text, lines)
+    }
+
+    /// What is worth an event.
+    fn say(&mut self, step: &Step, came: Came) -> Result<()> {
+        let kind = match step {
+            Step::Link(_) => HostEventKind::NetworkChanged,
+            Step::Guest(_) if came == Came::Destroyed => HostEventKind::GuestDestroyed,
+            Step::Guest(step) => match step.change {
+                Change::Create { .. } | Change::Vlan { .. } | Change::Assign { .. } => {
+                    return Ok(());
+                }
+                Change::Clear { .. } | Change::Forget => return Ok(()),
+                Change::Unpause => HostEventKind::GuestStarted,
+                Change::Restore { .. } => HostEventKind::GuestRestored,
+                Change::Pause => HostEventKind::GuestPaused,
+                Change::Save => HostEventKind::GuestSaved,
+                Change::Shutdown { .. } => HostEventKind::GuestStopped,
+                _ => HostEventKind::GuestChanged,
+            },
+            Step::Pool(_) | Step::Irq(_) | Step::Fragment { .. } => return Ok(()),
+        };
+        let text = match (step, came) {
+            (Step::Link(_), _) => "the network is as desired".to_owned(),
+            (Step::Guest(step), Came::Destroyed) => {
+                format!("{} did not shut down in its time and was destroyed", step.guest)
+            }
+            _ => format!("done: {step}"),
+        };
+        self.events.note(kind, &text, Vec::new())
+    }
+
+    fn fault(&mut self, step: &Step, failure: &Failed) -> Result<()> {
+        let kind = match step {
+            Step::Link(_) => HostEventKind::NetworkUndone,
+            Step::Guest(GuestStep {
+                change: Change::Create { .. } | Change::Restore { .. },
+                ..
+            }) => HostEventKind::GuestFailed,
+            _ => HostEventKind::StepFailed,
+        };
+        self.events.note(kind, &failure.to_string(), Vec::new())
+    }
+
+    /// See [`DIE_AFTER`].
+    fn die(&mut self) {
+        if let Some(left) = &mut self.dies {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                std::process::abort();
+            }
+        }
+    }
+}
+
+fn guest_of(step: &Step) -> Option<&str> {
+    match step {
+        Step::Guest(step) => Some(step.guest.as_str()),
+        _ => None,
+    }
+}
