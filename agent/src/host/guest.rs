@@ -149,7 +149,7 @@ impl Guests {
             }
             return Err(error.into());
         }
-        Ok(())
+        self.folder.remove(&file)
     }
 
     /// xl ends the domain once its memory is whole in the file.

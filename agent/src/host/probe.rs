@@ -74,8 +74,13 @@ fn xen(xl: &Xl) -> Result<Xen> {
     })
 }
 
+/// Which domains there are and what they do, at the price of one program.
+pub(crate) fn look(xl: &Xl) -> Result<Vec<Domain>> {
+    Ok(list::parse(&xl.ask("list-v-c", &["xl", "list", "-v", "-c"])?, "", "")?)
+}
+
 /// All domains, and what xenstore says of their NICs.
-pub(crate) fn domains(xl: &Xl) -> Result<Vec<Domain>> {
+fn domains(xl: &Xl) -> Result<Vec<Domain>> {
     let list = xl.ask("list-v-c", &["xl", "list", "-v", "-c"])?;
     let vcpus = xl.ask("vcpu-list", &["xl", "vcpu-list"])?;
     let made = xl.ask("list-l", &["xl", "list", "-l"])?;

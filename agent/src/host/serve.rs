@@ -76,8 +76,8 @@ impl Daemon {
 
     /// One look, and what follows from it.
     fn turn(&mut self) {
-        // A look at everything runs some ten programs; domains alone tell of most that happens.
-        let changed = match probe::domains(&Xl::at("/".as_ref())) {
+        // A look at everything runs some ten programs; one list tells of most that happens.
+        let changed = match probe::look(&Xl::at("/".as_ref())) {
             Ok(domains) => changes(&self.seen, &domains),
             Err(error) => {
                 console::say(format_args!("{error:#}"));
@@ -179,7 +179,8 @@ fn changes(seen: &[Domain], now: &[Domain]) -> bool {
         domain.state.running = false;
         domain.state.blocked = false;
         // What only the whole look adds.
-        domain.made.iter_mut().flat_map(|made| &mut made.nics).for_each(|nic| nic.vlan = None);
+        domain.vcpus.clear();
+        domain.made = None;
         domain
     };
     seen.len() != now.len() || seen.iter().zip(now).any(|(one, other)| plain(one) != plain(other))
