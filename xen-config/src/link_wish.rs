@@ -6,14 +6,12 @@ use crate::{
     cidr::Cidr,
     link::{BondKind, BridgeKind, Link, LinkKind, LinkName, Links, Route},
     link_target::{Target, Wanted, sort},
-    network::{Bridge, Destination, Gateway, Network},
+    network::{Bridge, Network},
     vlan::{PortVlans, VLANS, VlanSet},
 };
 
 /// `RTPROT_STATIC` (linux/rtnetlink.h): made by an administrator.
-const STATIC: u8 = 4;
-/// What the kernel takes for an IPv6 route without a metric.
-const METRIC_V6: u32 = 1024;
+pub(crate) const STATIC: u8 = 4;
 
 /// The target that `network` means on a machine with these links.
 ///
@@ -35,17 +33,18 @@ pub(crate) fn target(network: &Network, facts: &Links) -> Result<Target, Vec<Str
     Ok(wish.finish())
 }
 
-struct Wish<'a> {
-    network: &'a Network,
-    facts: &'a Links,
-    links: BTreeMap<&'a LinkName, Wanted>,
+/// A target in the making.
+pub(crate) struct Wish<'a> {
+    pub(crate) network: &'a Network,
+    pub(crate) facts: &'a Links,
+    pub(crate) links: BTreeMap<&'a LinkName, Wanted>,
     /// What the desired state makes or sets up by name.
-    named: BTreeSet<&'a LinkName>,
+    pub(crate) named: BTreeSet<&'a LinkName>,
     /// Who becomes whose port.
-    masters: BTreeMap<&'a LinkName, &'a LinkName>,
+    pub(crate) masters: BTreeMap<&'a LinkName, &'a LinkName>,
     absent: BTreeSet<LinkName>,
-    routes: Vec<Route>,
-    gone_routes: Vec<Route>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) gone_routes: Vec<Route>,
     refusals: Vec<String>,
 }
 
@@ -64,17 +63,17 @@ impl<'a> Wish<'a> {
         }
     }
 
-    fn refuse(&mut self, why: String) {
+    pub(crate) fn refuse(&mut self, why: String) {
         self.refusals.push(why);
     }
 
     /// What exists or will.
-    fn known(&self, name: &LinkName) -> bool {
+    pub(crate) fn known(&self, name: &LinkName) -> bool {
         self.facts.get(name).is_some()
             || self.links.get(name).is_some_and(|link| link.kind.is_some())
     }
 
-    fn need(&mut self, name: &LinkName, what: &str) {
+    pub(crate) fn need(&mut self, name: &LinkName, what: &str) {
         if self.known(name) {
             return;
         }
@@ -153,7 +152,7 @@ impl<'a> Wish<'a> {
     }
 
     /// A link that is named as a port or by an address alone is wanted too.
-    fn link(&mut self, name: &'a LinkName) -> &mut Wanted {
+    pub(crate) fn link(&mut self, name: &'a LinkName) -> &mut Wanted {
         self.links.entry(name).or_insert_with(|| Wanted::named(name))
     }
 
@@ -219,64 +218,12 @@ impl<'a> Wish<'a> {
         self.link(&bridge.name).vlans = Some(vlans);
     }
 
-    fn kind(&self, name: &LinkName) -> Option<&LinkKind> {
+    pub(crate) fn kind(&self, name: &LinkName) -> Option<&LinkKind> {
         let wanted = self.links.get(name).and_then(|link| link.kind.as_ref());
         wanted.or_else(|| self.facts.get(name).map(|link| &link.kind))
     }
 
-    /// Who lies on whom: what the kernel does not take.
-    fn check_lower(&mut self) {
-        let network = self.network;
-        for vlan in &network.vlan {
-            self.need(&vlan.link, &format!("to carry {}", vlan.name));
-            let same = |(name, link): &(&LinkName, &Link)| {
-                let kind = LinkKind::Vlan { parent: Some(vlan.link.clone()), id: vlan.id };
-                **name != vlan.name && link.kind == kind
-            };
-            if let Some((other, _)) = self.facts.links.iter().find(same) {
-                let (id, link) = (vlan.id, &vlan.link);
-                self.refuse(format!(
-                    "VLAN {id} of {link} is there as {other}: it can have no second name"
-                ));
-            }
-        }
-        for (port, master) in self.masters.clone() {
-            let (kind, of) = (self.kind(port).cloned(), self.kind(master).cloned());
-            let kind_name = kind.as_ref().map_or("", LinkKind::name).to_owned();
-            let wrong = match (kind, of) {
-                (Some(LinkKind::Bridge(_)), Some(LinkKind::Bridge(_))) => true,
-                (Some(LinkKind::Bridge(_) | LinkKind::Bond(_)), Some(LinkKind::Bond(_))) => true,
-                _ => port.as_str() == "lo",
-            };
-            if wrong {
-                self.refuse(format!(
-                    "{port} is a {kind_name} and cannot be a port of {master}: a card can"
-                ));
-            }
-        }
-        if let Some(name) = self.find_loop() {
-            self.refuse(format!(
-                "{name} would lie on itself: a port cannot be a VLAN device of its own bridge"
-            ));
-        }
-    }
-
-    fn find_loop(&self) -> Option<&'a LinkName> {
-        let lower = self.lower();
-        let below = |name: &&'a LinkName| {
-            let mut open = lower.get(*name).cloned().unwrap_or_default();
-            let mut seen = BTreeSet::new();
-            while let Some(next) = open.pop() {
-                if seen.insert(next) {
-                    open.extend(lower.get(next).into_iter().flatten());
-                }
-            }
-            seen.contains(*name)
-        };
-        lower.keys().copied().find(|name| below(name))
-    }
-
-    fn lower(&self) -> BTreeMap<&'a LinkName, Vec<&'a LinkName>> {
+    pub(crate) fn lower(&self) -> BTreeMap<&'a LinkName, Vec<&'a LinkName>> {
         let mut lower: BTreeMap<&LinkName, Vec<&LinkName>> = BTreeMap::new();
         for vlan in &self.network.vlan {
             lower.entry(&vlan.name).or_default().push(&vlan.link);
@@ -285,183 +232,6 @@ impl<'a> Wish<'a> {
             lower.entry(master).or_default().push(port);
         }
         lower
-    }
-
-    /// The bridge or bond above all others that `name` will be under; itself when it is free.
-    fn top(&self, name: &'a LinkName) -> &'a LinkName {
-        let mut top = name;
-        for _ in 0..self.masters.len() + self.facts.links.len() {
-            let stays = self.facts.get(top).and_then(|link| link.master.as_ref());
-            let stays = stays.filter(|_| !self.network.own);
-            match self.masters.get(top).copied().or(stays) {
-                Some(master) => top = master,
-                None => break,
-            }
-        }
-        top
-    }
-
-    /// What a new port has of addresses and routes goes to its master, when it may.
-    fn move_addresses(&mut self) {
-        let network = self.network;
-        if let Some(management) = &network.management {
-            self.need(management, "to be the management link");
-            self.move_from(management, management);
-            let mut now = self.facts.get(management).and_then(|link| link.master.as_ref());
-            while let Some(master) = now {
-                self.move_from(master, management);
-                now = self.facts.get(master).and_then(|link| link.master.as_ref());
-            }
-            let mac = self.facts.get(management).and_then(|link| link.mac);
-            let top = self.top(management);
-            if top != management && matches!(self.kind(top), Some(LinkKind::Bridge(_))) {
-                let top = self.link(top);
-                top.mac = top.mac.or(mac);
-            }
-        }
-        for port in self.masters.keys().copied().collect::<Vec<_>>() {
-            self.check_port(port);
-        }
-    }
-
-    /// Moves what `from` has to where the management card will be.
-    fn move_from(&mut self, from: &'a LinkName, management: &'a LinkName) {
-        let top = self.top(management);
-        let Some(link) = self.facts.get(from).filter(|_| from != top) else { return };
-        for address in &link.addresses {
-            let ours = |other: &&LinkName| *other == from;
-            let named = self.network_names(address.net).any(|name| ours(&name));
-            if named {
-                continue;
-            }
-            self.link(from).gone.push(address.net);
-            // What routers told this link they tell the next.
-            if !address.dynamic || address.net.ip.is_ipv4() {
-                let top = self.link(top);
-                let is_new = !top.addresses.contains(&address.net);
-                top.addresses.extend(is_new.then_some(address.net));
-            }
-        }
-        for route in self.facts.routes.iter().filter(|route| route.dev == *from) {
-            self.gone_routes.push(route.clone());
-            if route.protocol != RA {
-                self.routes.push(Route { dev: top.clone(), protocol: STATIC, ..route.clone() });
-            }
-        }
-    }
-
-    /// Links that were told to have this address.
-    fn network_names(&self, net: Cidr) -> impl Iterator<Item = &LinkName> {
-        let has = move |wanted: &&Wanted| wanted.addresses.contains(&net);
-        self.links.values().filter(has).map(|wanted| &wanted.name)
-    }
-
-    fn check_port(&mut self, port: &'a LinkName) {
-        let top = self.top(port);
-        if let Some(address) = self.links.get(port).and_then(|link| link.addresses.first()) {
-            let address = *address;
-            self.refuse(format!("{port} is a port of {top} and cannot have {address}: {top} can"));
-        }
-        let Some(link) = self.facts.get(port) else { return };
-        let gone = self.links.get(port).map(|link| link.gone.clone()).unwrap_or_default();
-        for address in link.addresses.iter().filter(|address| !gone.contains(&address.net)) {
-            let net = address.net;
-            let moves = self.links.get(top).is_some_and(|top| top.addresses.contains(&net));
-            if !(moves || self.network.own || (address.dynamic && net.ip.is_ipv6())) {
-                self.refuse(format!(
-                    "{port} has {net} and is to become a port of {top}: name {port} as management, \
-                     or {net} among the addresses of {top}"
-                ));
-            }
-            self.link(port).gone.push(net);
-        }
-    }
-
-    fn check_mtu(&mut self) {
-        let mtu = |wish: &Self, name: &LinkName| {
-            let wanted = wish.links.get(name).and_then(|link| link.mtu);
-            let there = wish.facts.get(name).map(|link| link.mtu);
-            wanted.or(there).or(wish.known(name).then_some(MTU))
-        };
-        for link in self.links.values().cloned().collect::<Vec<_>>() {
-            if let Some(asked) = link.mtu.filter(|mtu| !(68..=65535).contains(mtu)) {
-                self.refuse(format!("mtu {asked} of {}: 68 to 65535 is accepted", link.name));
-            }
-            if let (Some(LinkKind::Vlan { parent: Some(parent), .. }), Some(asked)) =
-                (&link.kind, link.mtu)
-                && let Some(most) = mtu(self, parent).filter(|most| *most < asked)
-            {
-                self.refuse(format!(
-                    "mtu {asked} of {} is more than the {most} of {parent}",
-                    link.name
-                ));
-            }
-        }
-    }
-
-    fn check_vlans(&mut self) {
-        for link in self.links.values().cloned().collect::<Vec<_>>() {
-            let pvid = link.vlans.as_ref().and_then(|vlans| vlans.pvid);
-            if let Some(pvid) = pvid.filter(|pvid| !VLANS.contains(pvid)) {
-                self.refuse(format!("pvid {pvid} of {}: 1 to 4094 is accepted", link.name));
-            }
-        }
-    }
-
-    fn route(&mut self) {
-        let network = self.network;
-        for gateway in &network.route {
-            if let Some(dev) = &gateway.dev {
-                self.need(dev, &format!("for the route to {}", gateway.to));
-            }
-            match self.route_of(gateway) {
-                Ok(route) => {
-                    let same = |other: &Route| (other.to, other.metric) != (route.to, route.metric);
-                    self.routes.retain(same);
-                    self.routes.push(route);
-                }
-                Err(why) => self.refuse(why),
-            }
-        }
-    }
-
-    fn route_of(&self, gateway: &Gateway) -> Result<Route, String> {
-        let Gateway { to, via, dev, metric } = gateway;
-        let v6 = match to {
-            Destination::Network(network) => network.ip.is_ipv6(),
-            Destination::Default => via.is_some_and(|via| via.is_ipv6()),
-        };
-        if via.is_some_and(|via| via.is_ipv6() != v6) {
-            return Err(format!("the route to {to} has a gateway of the other family"));
-        }
-        let dev = dev.as_ref().or_else(|| self.link_towards((*via)?)).ok_or_else(|| {
-            format!(
-                "the route to {to} needs dev = a link, or a gateway in the network of an address"
-            )
-        })?;
-        let to = match to {
-            Destination::Network(network) => *network,
-            Destination::Default => Cidr::everywhere(v6),
-        };
-        let metric = metric.unwrap_or(if v6 { METRIC_V6 } else { 0 });
-        Ok(Route { to, via: *via, dev: dev.clone(), metric, source: None, protocol: STATIC })
-    }
-
-    /// The link in whose network `ip` is.
-    fn link_towards(&self, ip: std::net::IpAddr) -> Option<&LinkName> {
-        let reaches = |net: &Cidr| Cidr { ip, prefix: net.prefix }.network() == net.network();
-        let same = move |net: &Cidr| net.ip.is_ipv4() == ip.is_ipv4() && reaches(net);
-        let wanted = self.links.values().find(|link| link.addresses.iter().any(same));
-        let there = || {
-            let goes = |name: &LinkName, net: &Cidr| {
-                self.links.get(name).is_some_and(|link| link.gone.contains(net))
-            };
-            let has = |(name, link): &(&LinkName, &Link)| {
-                link.addresses.iter().any(|a| same(&a.net) && !goes(name, &a.net))
-            };
-            self.facts.links.iter().find(has).map(|(name, _)| name)
-        };
-        wanted.map(|link| &link.name).or_else(there)
     }
 
     /// What is not named goes, when all is ours.
@@ -511,11 +281,6 @@ impl<'a> Wish<'a> {
         Target { links, absent, routes, gone_routes }
     }
 }
-
-/// What the kernel gives a new link.
-const MTU: u32 = 1500;
-/// `RTPROT_RA` (linux/rtnetlink.h): a router said so.
-const RA: u8 = 9;
 
 fn said(name: &LinkName, mtu: Option<u32>, up: bool, addresses: &[Cidr]) -> Wanted {
     Wanted { mtu, up: Some(up), addresses: addresses.to_vec(), ..Wanted::named(name) }
