@@ -2,6 +2,7 @@
 
 pub(crate) mod irq;
 pub(crate) mod link;
+mod link_facts;
 mod link_request;
 mod netlink;
 pub(crate) mod xl;

@@ -102,7 +102,8 @@ impl Agent {
 
     /// Ends what an earlier agent left half done.
     pub(crate) fn resume(&mut self) -> Result<()> {
-        network::resume(&confirm::State::at(&self.state)?)?;
+        let options = Options { reach: self.identity.reach(), ..Options::default() };
+        network::resume(&confirm::State::at(&self.state)?, &options)?;
         match self.journal.half()? {
             Some(Half::Made(guest)) if self.guests.made_half(&guest)? => {
                 let text = format!("{guest} was half made when the agent ended, and is made anew");

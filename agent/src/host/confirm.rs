@@ -145,6 +145,16 @@ impl State {
         Ok(Some(undone))
     }
 
+    /// Brings back what was before a change that was broken off and is to be made again: what
+    /// could not be brought back.
+    pub(crate) fn rewind(&self) -> Result<Vec<String>> {
+        let _lock = self.lock()?;
+        let Some(pending) = self.pending()? else { return Ok(Vec::new()) };
+        let left = bring_back(&pending);
+        self.remove("confirm.json")?;
+        Ok(left)
+    }
+
     fn read<T: for<'a> Deserialize<'a>>(&self, name: &str) -> Result<Option<T>> {
         let path = self.folder.join(name);
         let bytes = match fs::read(&path) {
@@ -198,11 +208,6 @@ impl Pending {
     ) -> Result<Self> {
         let deadline = now()? + u64::from(network.confirm.seconds) * 1000;
         Ok(Pending { boot: boot_id()?, deadline, network: network.clone(), before, touched })
-    }
-
-    /// More of what may have changed.
-    pub(crate) fn touch(&mut self, names: &BTreeSet<LinkName>) {
-        self.touched.extend(names.iter().cloned());
     }
 
     /// Whether it was made since the machine started.

@@ -24,7 +24,9 @@ use crate::{console, sys::link::Door};
 /// What follows from other things (the kernel lowers the mtu of a VLAN device) may need a second
 /// look, seldom a third.
 const ROUNDS: usize = 4;
-/// Between two attempts to reach somebody.
+/// One attempt to reach somebody; several fit into a deadline.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Between two of them.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// What came of it.
@@ -58,8 +60,20 @@ pub(crate) fn probe(sysroot: &Path) -> Result<Links> {
 }
 
 /// Ends what an earlier agent left: a change whose deadline passed, or whose machine restarted,
-/// is taken back. One that still has time is left to [`apply`].
-pub(crate) fn resume(state: &State) -> Result<()> {
+/// is taken back; one that still has time is begun again from there.
+///
+/// # Errors
+/// When the state cannot be read. A change that did not go well is said, and is no error.
+pub(crate) fn resume(state: &State, options: &Options) -> Result<()> {
+    expire(state)?;
+    let Some(pending) = state.pending()? else { return Ok(()) };
+    if let Err(error) = apply(&pending.network, state, options) {
+        console::say(format_args!("{error:#}"));
+    }
+    Ok(())
+}
+
+fn expire(state: &State) -> Result<()> {
     let Some(pending) = state.pending()? else { return Ok(()) };
     let undone = if !pending.is_of_this_boot()? {
         state.take_back(Why::Restart, "the node restarted before it was confirmed")?
@@ -78,7 +92,9 @@ pub(crate) fn resume(state: &State) -> Result<()> {
 /// When it cannot be on this machine, when the kernel refused a step, when nobody answers
 /// afterwards. In the last two cases everything is as before, or it says what is not.
 pub(crate) fn apply(network: &Network, state: &State, options: &Options) -> Result<Applied> {
-    resume(state)?;
+    expire(state)?;
+    // Broken off anywhere, an address may be nowhere at all: only the former state has it.
+    state.rewind()?.iter().for_each(console::say);
     let mut change = Change::begin(network, state, options)?;
     match change.run() {
         Ok(steps) => change.end(steps),
@@ -128,23 +144,14 @@ impl<'a> Change<'a> {
         Ok(change)
     }
 
-    /// Before the first step: the former state on disk and a guard beside it. A change that an
-    /// earlier agent began keeps what was before *its* first step.
+    /// Before the first step: the former state on disk and a guard beside it.
     fn watch(&mut self) -> Result<()> {
-        let open = self.state.pending()?;
-        let guarded = self.plan.guarded && self.reach.is_some();
-        if open.is_none() && !guarded {
-            return Ok(());
+        if self.plan.guarded && self.reach.is_some() {
+            let touched = self.plan.touched.clone();
+            self.state.open(&Pending::new(self.network, self.before.clone(), touched)?)?;
+            self.guard = Some(guard::start(self.state)?);
+            self.waits = true;
         }
-        let mut pending = match open {
-            Some(pending) => pending,
-            None => Pending::new(self.network, self.before.clone(), self.plan.touched.clone())?,
-        };
-        pending.touch(&self.plan.touched);
-        pending.network = self.network.clone();
-        self.state.open(&pending)?;
-        self.guard = Some(guard::start(self.state)?);
-        self.waits = true;
         Ok(())
     }
 
@@ -194,18 +201,20 @@ impl<'a> Change<'a> {
 
     /// Asks until somebody answers, or so long that there is time left to take all back.
     fn wait_for(&self, reach: &Reach) -> Result<()> {
-        let seconds = u64::from(self.network.confirm.seconds);
+        let margin = Duration::from_millis(u64::from(self.network.confirm.seconds) * 200);
+        let mut answer = Err(anyhow!("there was no time left to ask"));
         loop {
             let left =
                 self.state.pending()?.map_or(Ok(Duration::ZERO), |pending| pending.left())?;
-            let answer = reach.try_once();
-            match answer {
-                Ok(()) => return Ok(()),
-                Err(error) if left < Duration::from_millis(seconds * 200) => {
-                    return Err(error.context(Unreached(reach.clone())));
-                }
-                Err(_) => thread::sleep(PAUSE),
+            let left = left.saturating_sub(margin);
+            if left.is_zero() {
+                return answer.context(Unreached(reach.clone()));
             }
+            answer = reach.try_once(left.min(PATIENCE));
+            if answer.is_ok() {
+                return answer;
+            }
+            thread::sleep(PAUSE.min(left));
         }
     }
 

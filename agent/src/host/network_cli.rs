@@ -57,8 +57,11 @@ pub(crate) enum Verb {
         #[arg(long)]
         state: PathBuf,
     },
-    /// Take back a change whose deadline passed while nobody watched
+    /// Go on with a change that waits for its confirmation, or take it back when it is too late
     Resume {
+        /// Who must answer: http://10.0.0.1:8080 or tcp://10.0.0.1:22
+        #[arg(long)]
+        reach: Option<Reach>,
         /// Where a change that waits for its confirmation is written down
         #[arg(long, value_name = "DIR", default_value = "/var/lib/billet")]
         state: PathBuf,
@@ -98,7 +101,10 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
             crate::cli::print(&format!("{} steps{}", applied.steps, answered.unwrap_or_default()))?;
         }
         Verb::Guard { state } => guard::watch(&state)?,
-        Verb::Resume { state } => network::resume(&State::at(&state)?)?,
+        Verb::Resume { reach, state } => {
+            let options = Options { reach, ..Options::default() };
+            network::resume(&State::at(&state)?, &options)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,9 +10,6 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use ureq::Agent;
 
-/// One attempt; several fit into a deadline.
-const PATIENCE: Duration = Duration::from_secs(3);
-
 /// Who must answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reach {
@@ -54,18 +51,18 @@ impl fmt::Display for Reach {
 }
 
 impl Reach {
-    /// Asks once.
-    pub(crate) fn try_once(&self) -> Result<()> {
+    /// Asks once, and waits no longer than `patience`.
+    pub(crate) fn try_once(&self, patience: Duration) -> Result<()> {
         match self {
             Reach::Tcp(address) => {
-                let connected = TcpStream::connect_timeout(address, PATIENCE);
+                let connected = TcpStream::connect_timeout(address, patience);
                 connected.map(drop).with_context(|| format!("connecting to {address}"))
             }
             Reach::Http(address) => {
                 let config = Agent::config_builder()
                     .http_status_as_error(false)
                     .proxy(None)
-                    .timeout_global(Some(PATIENCE))
+                    .timeout_global(Some(patience))
                     .max_redirects(0)
                     .build();
                 let url = format!("http://{address}/healthz");

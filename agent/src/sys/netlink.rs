@@ -4,7 +4,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{setsockopt, sockopt::ReceiveTimeout},
+        time::TimeVal,
+    },
+};
 use rtnetlink::{
     packet_core::{
         NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage,
@@ -14,11 +20,15 @@ use rtnetlink::{
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
 };
 
-/// Requests on their way at once: as many answers wait for us, and the kernel throws away what
-/// does not fit into the socket (208 KiB unless somebody set it otherwise, of which an answer
-/// takes at most 2 KiB).
+/// Requests on their way at once: as many answers wait for us, and the kernel silently drops what
+/// does not fit into the socket (208 KiB unless somebody set it otherwise). An acknowledgement
+/// takes less than 1 KiB of it, a link up to 5.
 const IN_FLIGHT: usize = 64;
-/// Bytes in a datagram.
+/// So many acknowledgements are as large as one link.
+const LINK: usize = 5;
+/// The kernel answers while it is asked: what is not there after this time was dropped.
+const PATIENCE: TimeVal = TimeVal::new(10, 0);
+/// A datagram with so many bytes is not made longer.
 const DATAGRAM: usize = 48 << 10;
 /// A dump comes in parts of at most 32 KiB.
 const PART: usize = 64 << 10;
@@ -67,6 +77,7 @@ impl Netlink {
         // Errors in words, and without our request in them. Old kernels have neither.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
+        setsockopt(&socket, ReceiveTimeout, &PATIENCE).context("setting a netlink timeout")?;
         Ok(Netlink { socket, sequence: 0, buffer: Vec::with_capacity(PART) })
     }
 
@@ -76,13 +87,14 @@ impl Netlink {
         let mut rest = requests;
         while !rest.is_empty() {
             let mut datagram = Vec::new();
-            let mut count = 0;
-            for request in rest.iter().take(IN_FLIGHT) {
-                let bytes = self.encode(request);
-                if count > 0 && datagram.len() + bytes.len() > DATAGRAM {
+            let (mut count, mut room) = (0, IN_FLIGHT);
+            for request in rest {
+                room = room.saturating_sub(if request.flags & NLM_F_ACK != 0 { 1 } else { LINK });
+                // A message is smaller than 64 KiB, and the socket takes three of them.
+                if room == 0 || datagram.len() > DATAGRAM {
                     break;
                 }
-                datagram.extend(bytes);
+                datagram.extend(self.encode(request));
                 count += 1;
             }
             self.socket.send(&datagram, 0).context("writing to the netlink socket")?;
