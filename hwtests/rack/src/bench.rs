@@ -9,6 +9,7 @@
 //! | `boot-bios`, `boot-uefi`: power-on to the banner of SSH | [`boot`], [`handmade`] |
 //! | `tftp-1`, `tftp-100`: boot programs over TFTP | [`tftp`], [`load`] |
 //! | `dhcp`: exchanges per second without loss | [`dhcp`] |
+//! | `net-first`, `net-again`: a dom0's network, made and found made | [`network`] |
 //! | `agent-size`, `ramdisk-size`, `server-rss` | [`size`] |
 
 use std::{
@@ -23,6 +24,7 @@ pub mod dhcp;
 pub mod golden;
 pub mod handmade;
 pub mod load;
+pub mod network;
 pub mod ours;
 pub mod peers;
 pub mod rounds;
@@ -37,10 +39,11 @@ use row::{Row, Table};
 type Figure = (&'static str, fn(&Path) -> Result<Vec<Row>>);
 
 /// In the order in which they are run: the quick ones first.
-const FIGURES: [Figure; 8] = [
+const FIGURES: [Figure; 9] = [
     ("agent-size", size::agent),
     ("ramdisk-size", size::ramdisk),
     ("server-rss", size::server),
+    ("net", network::run),
     ("tftp-1", tftp::one),
     ("tftp-100", tftp::hundred),
     ("dhcp", dhcp::run),
@@ -101,6 +104,9 @@ fn prepare(chosen: &[Figure], folder: &Path) -> Result<()> {
     }
     if has("boot") || has("ramdisk") {
         ours::artefacts(has("boot"))?;
+    }
+    if has("net") {
+        peers::kernel()?;
     }
     if has("boot") {
         handmade::prepare(folder)?;
