@@ -10,6 +10,9 @@ PACKAGES := build-essential busybox-static ca-certificates curl dnsmasq-base dos
     openssh-client ovmf qemu-system-x86 qemu-utils tftp-hpa atftp uidmap util-linux xz-utils zstd
 BENCH_PACKAGES := kea-dhcp4-server kea-admin
 
+# Stories that take minutes and of which `make test` plays a shorter one.
+TORTURE := bios_seed_and_guests
+
 TRIPLE   := x86_64-unknown-linux-gnu
 BUILT    := $(CURDIR)/target/$(TRIPLE)
 DENY     := 0.20.2
@@ -72,7 +75,7 @@ endif
 e2e: agent
 	cargo build --locked -p pxe
 	BILLET=$(BUILT)/debug/billet BILLET_AGENT=$(BUILT)/agent/billet-agent \
-	    cargo test --locked -p rack
+	    cargo test --locked -p rack -- $(foreach story,$(TORTURE),--skip $(story))
 
 test: deps
 	$(MAKE) check
@@ -87,5 +90,7 @@ bench: bench-deps programs
 	BILLET=$(BUILT)/release/billet BILLET_AGENT=$(BUILT)/agent/billet-agent \
 	    cargo run --locked --quiet --release -p rack -- bench $(if $(ONLY),--only $(ONLY))
 
-torture: deps
-	@echo "nothing takes that long yet"
+torture: deps agent
+	cargo build --locked -p pxe
+	BILLET=$(BUILT)/debug/billet BILLET_AGENT=$(BUILT)/agent/billet-agent \
+	    cargo test --locked -p rack --test dom0 -- $(TORTURE)

@@ -177,12 +177,15 @@ fn check_network(identity: &Identity) -> Result<Network, Unusable> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use xen_config::{Desired, Size, Topology, XenLine, boot, service};
+
     use super::*;
 
-    /// An identity with nothing wrong.
+    /// How Xen starts in it.
     pub(crate) const XEN: &str = "# How Xen starts.\nset xen_line=\"console=vga,com1 dom0_mem=512M,max:512M\"\n\
                                   set linux_line=\"quiet console=hvc0\"\n";
 
+    /// An identity with nothing wrong.
     pub(crate) fn sample() -> Identity {
         let key =
             "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNza\n-----END OPENSSH PRIVATE KEY-----";
@@ -216,6 +219,20 @@ pub(crate) mod tests {
         identity.gateway = Some("10.0.0.1".to_owned());
         identity.dns = vec!["10.0.0.1".to_owned(), "fe80::1".to_owned()];
         assert!(Checked::of(&identity).is_ok());
+    }
+
+    #[test]
+    fn every_way_to_start_xen_that_is_rendered_passes() {
+        let words = "[xen]\nconsole = [\"com1\"]\niommu = true\nextra = [\"a-_.,:=/+@%9\"]\n\
+                     linux = [\"b=c\"]\n[service]\ncpus = 2\n";
+        for text in ["", words] {
+            let desired = Desired::from_toml(text).unwrap();
+            let topology = Topology::even(8, 2, 2, Size::of_mib(8192));
+            let plan = service::plan(&desired.service, &topology, &[1]).unwrap();
+            let line = XenLine::wanted(&desired.xen, &plan, &topology.node_numbers());
+            let fragment = boot::fragment(&line, &desired.xen);
+            assert_eq!(check_xen(&fragment), Ok(fragment));
+        }
     }
 
     #[test]

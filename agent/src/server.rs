@@ -79,7 +79,7 @@ impl Server {
             .proxy(None)
             .timeout_connect(Some(Duration::from_secs(10)))
             .timeout_recv_response(Some(silence))
-            .timeout_per_read(Some(SILENCE))
+            .timeout_per_read(Some(silence))
             .timeout_per_write(Some(SILENCE))
             .max_redirects(0)
             .user_agent(concat!("billet-agent/", env!("CARGO_PKG_VERSION")))

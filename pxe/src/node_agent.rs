@@ -3,6 +3,7 @@
 use images::Digest;
 use jiff::{SignedDuration, Timestamp};
 use protocol::{GuestReport, HostEvent, HostReport, HostState};
+use serde::{Deserialize, Serialize};
 use xen_config::Host;
 
 use crate::{event::Note, node::NodeId, shape::Shape};
@@ -24,12 +25,16 @@ pub struct NodeAgent {
 }
 
 /// What an agent said last.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heard {
     /// When.
+    #[serde(skip)]
     pub at: Timestamp,
     /// Its report; facts, guests and events are kept beside it and empty here.
     pub said: HostReport,
+    /// Why its generation is not reached, as the log has it: an agent that tries a step again and
+    /// again fails with the same words.
+    pub told: Option<String>,
 }
 
 impl NodeAgent {
@@ -58,7 +63,8 @@ impl NodeAgent {
         let mut notes: Vec<Note> =
             events.iter().map(|event| Note::new(event.kind.word(), told(event, now))).collect();
         notes.extend(self.news(name, &said, shape));
-        let heard = Some(Heard { at: now, said });
+        let told = self.trouble(&said, &mut notes, name);
+        let heard = Some(Heard { at: now, said, told });
         (NodeAgent { events: last, heard, ..self.clone() }, notes, Facts { host, guests })
     }
 
@@ -70,29 +76,40 @@ impl NodeAgent {
         if before.is_none() {
             note("agent.heard", format!("has an agent that answers, version {}", said.agent));
         }
-        let generation = said.generation;
-        let anew = |state: &HostState| {
-            before.is_none_or(|before| before.generation != generation || before.state != *state)
-        };
         let wanted = shape.is_some_and(|shape| shape.generation == said.applied);
         if wanted && before.is_none_or(|before| before.applied != said.applied) {
             note("config.applied", format!("is as desired by generation {}", said.applied));
-        }
-        match &said.state {
-            state @ HostState::Refused { reasons } if anew(state) => {
-                let reasons = printable(&reasons.to_string());
-                note("config.refused", format!("cannot be as generation {generation}: {reasons}"));
-            }
-            state @ HostState::Failed { reason, .. } if anew(state) => {
-                note("config.failed", format!("is not as generation {generation} yet: {reason}"));
-            }
-            _ => {}
         }
         let same = before.is_some_and(|before| before.reboot == said.reboot);
         if !said.reboot.is_empty() && !same {
             note("node.reboot_needed", format!("must be booted again: {}", said.reboot.join("; ")));
         }
         notes
+    }
+
+    /// Why the generation of `said` is not reached, noted when that was not told yet.
+    fn trouble(&self, said: &HostReport, notes: &mut Vec<Note>, name: &str) -> Option<String> {
+        let generation = said.generation;
+        let before = self.heard.as_ref().filter(|before| before.said.generation == generation);
+        let told = before.and_then(|before| before.told.clone());
+        let (kind, text) = match &said.state {
+            HostState::Settled => return None,
+            HostState::Applying { .. } | HostState::Waiting { .. } => return told,
+            HostState::Refused { reasons } => {
+                let reasons = printable(&reasons.to_string());
+                (
+                    "config.refused",
+                    format!("{name} cannot be as generation {generation}: {reasons}"),
+                )
+            }
+            HostState::Failed { reason, .. } => {
+                ("config.failed", format!("{name} is not as generation {generation} yet: {reason}"))
+            }
+        };
+        if told.as_ref() != Some(&text) {
+            notes.push(Note::new(kind, &text));
+        }
+        Some(text)
     }
 }
 
@@ -224,6 +241,29 @@ mod tests {
         assert_eq!(kinds(&notes), [""; 0]);
         let (_, notes, _) = after.hear("one", refused(2), Some(&shape(2)), NOW);
         assert_eq!(kinds(&notes), ["config.refused"]);
+    }
+
+    #[test]
+    fn a_step_that_fails_again_is_told_once() {
+        let says = |state| HostReport { generation: 1, state, ..HostReport::default() };
+        let failed = |again| {
+            says(HostState::Failed { reason: "no such disk".to_owned(), again: Some(again) })
+        };
+        let applying = says(HostState::Applying { step: "start web".into(), done: 0, of: 1 });
+        let settled = says(HostState::Settled);
+        let mut agent = agent();
+        let mut failures = Vec::new();
+        let reports = [failed(30), applying, failed(60), settled, failed(30)];
+        for report in reports {
+            let (after, notes, _) = agent.hear("one", report, None, NOW);
+            failures.push(count(&notes, "config.failed"));
+            agent = after;
+        }
+        assert_eq!(failures, [1, 0, 0, 0, 1]);
+    }
+
+    fn count(notes: &[Note], kind: &str) -> usize {
+        notes.iter().filter(|note| note.kind == kind).count()
     }
 
     #[test]

@@ -7,13 +7,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use protocol::{HostReport, HostState};
+use protocol::{HostEventKind, HostReport, HostState};
 use xen_config::{Desired, Host, Plan, Refusals, list::Domain};
 
 use super::{
     apply::{Agent, Outcome},
     desired::Held,
-    probe,
+    guest, probe,
     provisioner::{self, Word},
     report::report,
 };
@@ -78,7 +78,10 @@ impl Daemon {
     fn turn(&mut self) {
         // A look at everything runs some ten programs; one list tells of most that happens.
         let changed = match probe::look(&Xl::at("/".as_ref())) {
-            Ok(domains) => changes(&self.seen, &domains),
+            Ok(domains) => {
+                self.miss(&domains);
+                changes(&self.seen, &domains)
+            }
             Err(error) => {
                 console::say(format_args!("{error:#}"));
                 false
@@ -90,6 +93,28 @@ impl Daemon {
                 console::say(format_args!("{error:#}"));
                 self.next = Instant::now() + AGAIN;
             }
+        }
+    }
+
+    /// Says which guests are gone though nobody here ended them. One that ends by itself leaves
+    /// its domain behind, so somebody destroyed these.
+    fn miss(&mut self, domains: &[Domain]) {
+        let Some(desired) = &self.held.desired else { return };
+        let is_there = |one: &Domain| domains.iter().any(|domain| domain.id == one.id);
+        for gone in self.seen.iter().filter(|one| !is_there(one)) {
+            if desired.guests.iter().any(|guest| guest.name.as_str() == gone.name) {
+                let text = format!("{} is gone: somebody destroyed it", gone.name);
+                let lines = guest::last_lines(&gone.name);
+                if let Err(error) = self.agent.events.note(HostEventKind::GuestDied, &text, lines) {
+                    console::say(format_args!("{error:#}"));
+                }
+            }
+        }
+        // Told once, also when the next whole look fails; `next` brings that look about.
+        let before = self.seen.len();
+        self.seen.retain(|one| is_there(one));
+        if self.seen.len() < before {
+            self.next = Instant::now();
         }
     }
 

@@ -156,6 +156,14 @@ impl Api {
         json(call.with_context(|| format!("posting to {path}"))?)
     }
 
+    /// `PUT path` with a text of this media type.
+    pub fn put<T: DeserializeOwned>(&self, path: &str, kind: &str, text: &str) -> Result<T> {
+        let url = format!("{}{path}", self.base);
+        let call = self.agent.put(&url).header("authorization", &self.bearer);
+        let call = call.header("content-type", kind).send(text);
+        json(call.with_context(|| format!("putting {path}"))?)
+    }
+
     /// Enrolls a node.
     pub fn enroll(&self, node: &Enroll) -> Result<NodeView> {
         self.post("/v1/nodes", node)

@@ -54,7 +54,10 @@ fn bios(stage: &Stage) -> Result<()> {
     for kind in ["pv", "pvh", "hvm"] {
         guest_lives(stage, "xen-bios", kind).with_context(|| format!("a {kind} guest"))?;
     }
-    Ok(())
+    let turn = "set -e; cd /var/log/xen/console; truncate -s 17M guest-pv.log; \
+                systemctl start billet-guest-logs.service; test -e guest-pv.log.old; \
+                test ! -e guest-pvh.log.old; systemctl is-active xenconsoled.service";
+    stage.server().ssh("xen-bios", turn, PATIENCE).context("turning over a guest's log").map(drop)
 }
 
 fn uefi(stage: &Stage) -> Result<()> {
@@ -67,23 +70,27 @@ fn uefi(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// The lines that the seed partition says are those of the next start.
+/// The lines that the seed partition says are those of the next start, and the agent's identity
+/// is taken over with the node's.
 fn seed_is_read(stage: &Stage, node: &str) -> Result<()> {
     let write = "set -e; mkdir -p /run/seed; mount LABEL=CIDATA /run/seed; \
                  echo 'set xen_line=\"console=com1 com1=115200,8n1 dom0_mem=640M,max:640M \
                  dom0_max_vcpus=1 dom0_vcpus_pin\"' >/run/seed/billet/xen.cfg; \
                  echo 'set linux_line=\"console=hvc0 billet.test=seed\"' \
-                 >>/run/seed/billet/xen.cfg; umount /run/seed; \
+                 >>/run/seed/billet/xen.cfg; echo again >/run/seed/billet/instance; \
+                 echo 'token = \"secret\"' >/run/seed/billet/agent.toml; umount /run/seed; \
                  cat /proc/sys/kernel/random/boot_id; \
                  (sleep 1; systemctl reboot) >/dev/null 2>&1 &";
     let before = stage.server().ssh(node, write, PATIENCE).context("writing xen.cfg")?;
     let before = before.trim();
     let read = format!(
-        "[ \"$(cat /proc/sys/kernel/random/boot_id)\" != {before} ] && xl info && cat /proc/cmdline"
+        "[ \"$(cat /proc/sys/kernel/random/boot_id)\" != {before} ] && xl info && \
+         cat /proc/cmdline && stat -c %a /etc/billet/agent.toml"
     );
     let said = stage.server().ssh(node, &read, PATIENCE).context("starting with xen.cfg")?;
     let wanted = "dom0_mem=640M,max:640M dom0_max_vcpus=1 dom0_vcpus_pin";
     ensure_says(&said, "xen_commandline", wanted)?;
+    ensure!(said.trim_end().ends_with("\n600"), "the agent's identity is not private: {said}");
     ensure!(said.contains("billet.test=seed"), "Linux has another command line: {said}");
     Ok(())
 }

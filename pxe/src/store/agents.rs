@@ -89,7 +89,7 @@ impl Change<'_> {
         query
             .bind(number(agent.events))
             .bind(heard.at.as_millisecond())
-            .bind(render(serde_json::to_string(&heard.said))?)
+            .bind(render(serde_json::to_string(heard))?)
             .bind(render(serde_json::to_string(&facts.host))?)
             .bind(render(serde_json::to_string(&facts.guests))?)
             .bind(agent.node.to_string())
@@ -129,10 +129,12 @@ fn read(row: &AnyRow) -> Result<NodeAgent> {
     let events: i64 = row.try_get("events")?;
     let (at, said): (Option<i64>, Option<String>) = (row.try_get("heard")?, row.try_get("said")?);
     let heard = match (at, said) {
-        (Some(at), Some(said)) => Some(Heard {
-            at: Timestamp::from_millisecond(at).map_err(|error| damaged(what(), error))?,
-            said: serde_json::from_str(&said).map_err(|error| damaged(what(), error))?,
-        }),
+        (Some(at), Some(said)) => {
+            let heard: Heard =
+                serde_json::from_str(&said).map_err(|error| damaged(what(), error))?;
+            let at = Timestamp::from_millisecond(at).map_err(|error| damaged(what(), error))?;
+            Some(Heard { at, ..heard })
+        }
         _ => None,
     };
     Ok(NodeAgent {
