@@ -309,8 +309,7 @@ impl Host<'_> {
         let resident = self.ssh(resident)?;
         let resident: u64 = resident.trim().parse().context("reading the agent's memory")?;
         ensure!(resident < 16 << 10, "the agent has {resident} KiB resident, 16384 are the most");
-        let away =
-            self.ssh("journalctl -u billet-agent | grep -c 'timeout: per read' || true")?;
+        let away = self.ssh("journalctl -u billet-agent | grep -c 'timeout: per read' || true")?;
         ensure!(away.trim() == "0", "questions that are held up are no silence: {away}");
         let line = self.ssh("xl info xen_commandline")?;
         ensure!(line.contains("dom0_mem=768M"), "Xen's line is {line}");
