@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use protocol::{HostEventKind, HostReport, HostState};
-use xen_config::{Desired, Host, Plan, Refusals, list::Domain};
+use xen_config::{Desired, Host, Plan, Refusals, domain::Wanted, list::Domain};
 
 use super::{
     apply::{Agent, Outcome},
@@ -96,13 +96,17 @@ impl Daemon {
         }
     }
 
-    /// Says which guests are gone though nobody here ended them. One that ends by itself leaves
-    /// its domain behind, so somebody destroyed these.
+    /// Says which guests are gone that should be there. One that ends by itself leaves its domain
+    /// behind, so somebody destroyed these.
     fn miss(&mut self, domains: &[Domain]) {
         let Some(desired) = &self.held.desired else { return };
         let is_there = |one: &Domain| domains.iter().any(|domain| domain.id == one.id);
         for gone in self.seen.iter().filter(|one| !is_there(one)) {
-            if desired.guests.iter().any(|guest| guest.name.as_str() == gone.name) {
+            let is_wanted = desired.guests.iter().any(|guest| {
+                guest.name.as_str() == gone.name
+                    && matches!(guest.state, Wanted::Running | Wanted::Paused)
+            });
+            if is_wanted && domains.iter().all(|domain| domain.name != gone.name) {
                 let text = format!("{} is gone: somebody destroyed it", gone.name);
                 let lines = guest::last_lines(&gone.name);
                 if let Err(error) = self.agent.events.note(HostEventKind::GuestDied, &text, lines) {
@@ -180,7 +184,9 @@ impl Daemon {
         plan: &Plan,
         state: HostState,
     ) -> Result<()> {
-        self.seen = host.xen.as_ref().map(|xen| xen.domains.clone()).unwrap_or_default();
+        let domains = host.xen.as_ref().map(|xen| xen.domains.clone()).unwrap_or_default();
+        self.miss(&domains);
+        self.seen = domains;
         let mut report = report(desired, &host, plan, state);
         report.boot = self.agent.boot.clone();
         report.generation = self.held.generation;
