@@ -3,7 +3,7 @@
 //! namespace of its own, on the host's kernel where that has VLAN-aware bridges, else on Debian's
 //! kernel in a machine.
 //!
-//! nmstate is no peer here: Debian has no package of it.
+//! nmstate is no peer here: Debian 12 has no package of it.
 
 use std::{
     fmt::Write,
