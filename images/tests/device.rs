@@ -1,5 +1,5 @@
 //! Block devices, with loop devices for disks. They need root, which `cargo test` need not
-//! be: `cargo test -p images --test device -- --ignored` runs them.
+//! be: `make test` runs them with `--ignored` where it is root, and says so where it is not.
 #![expect(clippy::unwrap_used, reason = "a test may end where it stands")]
 
 use std::{fs, path::Path, process::Command};
