@@ -123,6 +123,13 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Whether the guest's domain is gone after it.
+    pub fn ends(&self) -> bool {
+        matches!(self, Change::Save | Change::Shutdown { .. } | Change::Clear { .. })
+    }
+}
+
 impl fmt::Display for GuestStep {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let guest = &self.guest;

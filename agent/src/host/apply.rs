@@ -7,6 +7,7 @@ use protocol::HostEventKind;
 use xen_config::{
     Desired, Host, Plan, Step,
     guest_step::{Change, GuestStep},
+    list::Domain,
 };
 
 use super::{
@@ -20,9 +21,10 @@ use super::{
     journal::{Half, Journal},
     network::{self, Options},
     pool,
-    probe::Probe,
+    probe::{self, Probe},
+    watch::Watch,
 };
-use crate::sys::irq;
+use crate::sys::{irq, xl::Xl};
 
 /// For tests of what survives: the process aborts after so many steps.
 const DIE_AFTER: &str = "BILLET_AGENT_DIE_AFTER";
@@ -41,12 +43,29 @@ pub(crate) struct Agent {
     endings: Endings,
     journal: Journal,
     guests: Guests,
+    watch: Watch,
     /// Another one after every boot of the node.
     pub(crate) boot: String,
     state: PathBuf,
     /// Steps until the process aborts.
     dies: Option<u32>,
 }
+
+/// A step that is about to be done.
+#[derive(Debug)]
+pub(crate) struct Underway<'a> {
+    /// The facts that it was planned on.
+    pub(crate) host: &'a Host,
+    /// The plan that it is of.
+    pub(crate) plan: &'a Plan,
+    /// Its number in the plan, from 0.
+    pub(crate) at: usize,
+    /// What happened until now.
+    pub(crate) events: &'a Events,
+}
+
+/// Hears of every step before it is done.
+pub(crate) type Tell<'a> = &'a mut dyn FnMut(&Underway<'_>);
 
 /// A step that failed, and what was wrong with it.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +104,7 @@ impl Agent {
             endings: Endings::at(&folder, &boot)?,
             journal: Journal::at(&folder, &boot),
             guests: Guests::new(&folder),
+            watch: Watch::default(),
             state: state.to_owned(),
             identity,
             folder,
@@ -98,6 +118,25 @@ impl Agent {
         let folder = Some(self.folder.clone());
         let probe = Probe { root: "/".into(), node: self.identity.node.clone(), folder };
         probe.host(Some(&self.endings))
+    }
+
+    /// Looks at the domains alone; whether a plan could answer what happened to them.
+    ///
+    /// # Errors
+    /// When xl does not list them.
+    pub(crate) fn look(&mut self, desired: Option<&Desired>) -> Result<bool> {
+        let domains = probe::look(&Xl::at("/".as_ref()))?;
+        self.watch(&domains, desired)
+    }
+
+    /// Tells which guests somebody else destroyed since the last look.
+    fn watch(&mut self, domains: &[Domain], desired: Option<&Desired>) -> Result<bool> {
+        let seen = self.watch.look(domains, desired);
+        for guest in &seen.destroyed {
+            let text = format!("{guest} is gone: somebody destroyed it");
+            self.events.note(HostEventKind::GuestDied, &text, guest::last_lines(guest))?;
+        }
+        Ok(seen.changed)
     }
 
     /// Ends what an earlier agent left half done.
@@ -120,31 +159,30 @@ impl Agent {
     ///
     /// # Errors
     /// A desired state that cannot be ([`xen_config::Refusals`]), facts that cannot be had.
-    pub(crate) fn settle(
-        &mut self,
-        desired: &Desired,
-        tell: &mut dyn FnMut(&Plan, usize),
-    ) -> Result<Outcome> {
+    pub(crate) fn settle(&mut self, desired: &Desired, tell: Tell<'_>) -> Result<Outcome> {
         self.endings.refresh(desired)?;
         let (mut done, mut failed) = (0, Vec::new());
         let mut rounds = 0;
         loop {
             let host = self.probe()?;
+            let domains = host.xen.as_ref().map_or(&[][..], |xen| &xen.domains);
+            self.watch(domains, Some(desired))?;
             let plan = xen_config::plan(desired, &host)?;
             if plan.is_empty() || rounds == ROUNDS || !failed.is_empty() {
                 return Ok(Outcome { host, plan, done, failed });
             }
-            done += self.steps(&plan, desired, &mut failed, tell)?;
+            done += self.steps(&host, &plan, desired, &mut failed, tell)?;
             rounds += 1;
         }
     }
 
     fn steps(
         &mut self,
+        host: &Host,
         plan: &Plan,
         desired: &Desired,
         failed: &mut Vec<Failed>,
-        tell: &mut dyn FnMut(&Plan, usize),
+        tell: Tell<'_>,
     ) -> Result<usize> {
         self.ask_to_shut_down(plan);
         let mut done = 0;
@@ -158,7 +196,7 @@ impl Agent {
             if linked && matches!(step, Step::Link(_)) {
                 continue;
             }
-            tell(plan, at);
+            tell(&Underway { host, plan, at, events: &self.events });
             self.journal.begin(step)?;
             let result = self.step(step, desired);
             self.journal.end()?;
@@ -202,6 +240,9 @@ impl Agent {
             Step::Pool(step) => pool::apply(step)?,
             Step::Irq(step) => irq::apply(step)?,
             Step::Guest(step) => {
+                if step.change.ends() {
+                    self.watch.forget(&step.guest);
+                }
                 if let Change::Clear { ending } = step.change {
                     self.ended(step, ending, desired)?;
                 }

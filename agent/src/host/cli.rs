@@ -11,7 +11,7 @@ use clap::Args;
 use xen_config::{Desired, Plan, Refusals};
 
 use super::{
-    apply::Agent,
+    apply::{Agent, Underway},
     desired::Held,
     folder::Folder,
     identity::{self, Identity},
@@ -71,7 +71,7 @@ pub(crate) fn apply(place: &Place, wish: &Wish) -> Result<ExitCode> {
     let desired = wish.read(place)?;
     let mut agent = Agent::at(&place.state, Identity::load(&place.identity)?)?;
     agent.resume()?;
-    let mut say = |plan: &Plan, at: usize| console::say(&plan.steps[at]);
+    let mut say = |it: &Underway<'_>| console::say(&it.plan.steps[it.at]);
     let outcome = match agent.settle(&desired, &mut say) {
         Ok(outcome) => outcome,
         Err(error) => match error.downcast::<Refusals>() {

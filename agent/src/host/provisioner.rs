@@ -2,14 +2,14 @@
 //! state and one that tells how the node is. Neither keeps the daemon from its work.
 
 use std::{
-    sync::mpsc::{self, Receiver, SyncSender},
+    sync::{Arc, mpsc::SyncSender},
     thread,
     time::Duration,
 };
 
 use protocol::{Heard, HostReport, NodeConfig, config::HELD, path};
 
-use super::identity::Identity;
+use super::{identity::Identity, latest::Latest};
 use crate::{
     console,
     server::{Server, ServerError},
@@ -29,20 +29,21 @@ pub(crate) enum Word {
     Heard(Heard),
 }
 
-/// Starts both threads; what the provisioner says comes out of the first end, reports go into
-/// the second. `None` when there is no provisioner.
+/// Starts both threads: what the provisioner says goes into `words`, reports go into what is
+/// returned. `None` when there is no provisioner.
 pub(crate) fn start(
     identity: &Identity,
     generation: u64,
     words: &SyncSender<Word>,
-) -> Result<Option<SyncSender<Box<HostReport>>>, ServerError> {
+) -> Result<Option<Arc<Latest<HostReport>>>, ServerError> {
     let Some(base) = &identity.server else { return Ok(None) };
     let patient = Server::patient(base, HELD + Duration::from_secs(15))?;
     let quick = Server::at(base)?;
     let (token, said) = (identity.token.clone(), words.clone());
     thread::spawn(move || ask(&patient, &token, generation, &said));
     let (token, said) = (identity.token.clone(), words.clone());
-    let (reports, queue) = mpsc::sync_channel(1);
+    let reports = Arc::new(Latest::default());
+    let queue = reports.clone();
     thread::spawn(move || tell(&quick, &token, &queue, &said));
     Ok(Some(reports))
 }
@@ -67,24 +68,22 @@ fn ask(server: &Server, token: &str, mut generation: u64, words: &SyncSender<Wor
     }
 }
 
-/// Tells every report, the newest only when there is a queue.
-fn tell(server: &Server, token: &str, queue: &Receiver<Box<HostReport>>, words: &SyncSender<Word>) {
+/// Tells the newest report whenever there is another, for ever.
+fn tell(server: &Server, token: &str, reports: &Latest<HostReport>, words: &SyncSender<Word>) {
     let mut away = Away::default();
-    while let Ok(mut report) = queue.recv() {
-        loop {
-            let told = server.post(path::STATUS, Some(token), &report);
-            match told.and_then(|answer| answer.json()) {
-                Ok(heard) => {
-                    away.ended("reports");
-                    if words.send(Word::Heard(heard)).is_err() {
-                        return;
-                    }
-                    break;
+    let mut report = reports.take();
+    loop {
+        match server.post(path::STATUS, Some(token), &report).and_then(|answer| answer.json()) {
+            Ok(heard) => {
+                away.ended("reports");
+                if words.send(Word::Heard(heard)).is_err() {
+                    return;
                 }
-                Err(error) => away.pause(&error),
+                report = reports.take();
             }
-            while let Ok(newer) = queue.try_recv() {
-                report = newer;
+            Err(error) => {
+                away.pause(&error);
+                report = reports.newer().unwrap_or(report);
             }
         }
     }

@@ -2,22 +2,30 @@
 
 use std::{
     process::ExitCode,
-    sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
-use protocol::{HostEventKind, HostReport, HostState};
-use xen_config::{Desired, Host, Plan, Refusals, domain::Wanted, list::Domain};
+use protocol::{HostReport, HostState, host_report::shorten};
+use xen_config::{
+    Desired, Host, Plan, Refusals, Step,
+    guest_step::{Change, GuestStep},
+};
 
 use super::{
-    apply::{Agent, Outcome},
+    apply::{Agent, Outcome, Underway},
     desired::Held,
-    guest, probe,
+    events::Events,
+    folder::Folder,
+    latest::Latest,
     provisioner::{self, Word},
     report::report,
 };
-use crate::{console, sys::xl::Xl};
+use crate::console;
 
 /// The last report, for `billet-agent status`.
 pub(crate) const STATUS: &str = "status.json";
@@ -34,8 +42,7 @@ pub(crate) fn run(mut agent: Agent) -> Result<ExitCode> {
     let held = Held::read(&agent.folder)?;
     let (words, said) = mpsc::sync_channel(4);
     let reports = provisioner::start(&agent.identity, held.generation, &words)?;
-    let mut daemon =
-        Daemon { agent, held, applied: 0, reports, seen: Vec::new(), next: Instant::now() };
+    let mut daemon = Daemon { agent, held, applied: 0, reports, next: Instant::now() };
     loop {
         daemon.turn();
         daemon.listen(&said, &words);
@@ -47,9 +54,7 @@ struct Daemon {
     held: Held,
     /// The last generation of which no step was left.
     applied: u64,
-    reports: Option<SyncSender<Box<HostReport>>>,
-    /// The domains at the last look.
-    seen: Vec<Domain>,
+    reports: Option<Arc<Latest<HostReport>>>,
     /// When everything is looked at again.
     next: Instant,
 }
@@ -77,48 +82,16 @@ impl Daemon {
     /// One look, and what follows from it.
     fn turn(&mut self) {
         // A look at everything runs some ten programs; one list tells of most that happens.
-        let changed = match probe::look(&Xl::at("/".as_ref())) {
-            Ok(domains) => {
-                self.miss(&domains);
-                changes(&self.seen, &domains)
-            }
-            Err(error) => {
-                console::say(format_args!("{error:#}"));
-                false
-            }
-        };
+        let changed = self.agent.look(self.held.desired.as_ref()).unwrap_or_else(|error| {
+            console::say(format_args!("{error:#}"));
+            false
+        });
         if changed || Instant::now() >= self.next {
             self.next = Instant::now() + WHOLE;
             if let Err(error) = self.work() {
                 console::say(format_args!("{error:#}"));
                 self.next = Instant::now() + AGAIN;
             }
-        }
-    }
-
-    /// Says which guests are gone that should be there. One that ends by itself leaves its domain
-    /// behind, so somebody destroyed these.
-    fn miss(&mut self, domains: &[Domain]) {
-        let Some(desired) = &self.held.desired else { return };
-        let is_there = |one: &Domain| domains.iter().any(|domain| domain.id == one.id);
-        for gone in self.seen.iter().filter(|one| !is_there(one)) {
-            let is_wanted = desired.guests.iter().any(|guest| {
-                guest.name.as_str() == gone.name
-                    && matches!(guest.state, Wanted::Running | Wanted::Paused)
-            });
-            if is_wanted && domains.iter().all(|domain| domain.name != gone.name) {
-                let text = format!("{} is gone: somebody destroyed it", gone.name);
-                let lines = guest::last_lines(&gone.name);
-                if let Err(error) = self.agent.events.note(HostEventKind::GuestDied, &text, lines) {
-                    console::say(format_args!("{error:#}"));
-                }
-            }
-        }
-        // Told once, also when the next whole look fails; `next` brings that look about.
-        let before = self.seen.len();
-        self.seen.retain(|one| is_there(one));
-        if self.seen.len() < before {
-            self.next = Instant::now();
         }
     }
 
@@ -129,8 +102,17 @@ impl Daemon {
             self.tell(None, host, &Plan::default(), HostState::Settled)?;
             return Ok(());
         };
-        let mut progress = |plan: &Plan, at: usize| console::say(&plan.steps[at]);
-        match self.agent.settle(&desired, &mut progress) {
+        let (frame, folder) = (self.frame(), self.agent.folder.clone());
+        let reports = self.reports.clone();
+        let mut tell = |it: &Underway<'_>| {
+            console::say(&it.plan.steps[it.at]);
+            let mut report = report(Some(&desired), it.host, it.plan, underway(it));
+            frame.fill(&mut report, it.events);
+            if let Err(error) = send(&folder, reports.as_deref(), report) {
+                console::say(format_args!("{error:#}"));
+            }
+        };
+        match self.agent.settle(&desired, &mut tell) {
             Ok(outcome) => self.settled(&desired, outcome),
             Err(error) => match error.downcast::<Refusals>() {
                 Ok(reasons) => {
@@ -145,29 +127,20 @@ impl Daemon {
 
     fn settled(&mut self, desired: &Desired, outcome: Outcome) -> Result<()> {
         let Outcome { host, plan, failed, .. } = outcome;
-        let state = match failed.first() {
-            Some(failed) => {
+        let trouble = match failed.first() {
+            Some(failed) => Some(failed.to_string()),
+            None if plan.is_empty() => None,
+            None => Some(format!("did not hold: {}", plan.sentences().join("; "))),
+        };
+        let state = match trouble {
+            Some(reason) => {
                 self.next = Instant::now() + AGAIN;
                 let again = Some(AGAIN.as_secs() as u32);
-                let reason = failed.to_string();
-                HostState::Failed {
-                    reason: protocol::host_report::shorten(&reason).to_owned(),
-                    again,
-                }
-            }
-            None if plan.is_empty() => {
-                self.applied = self.held.generation;
-                HostState::Settled
+                HostState::Failed { reason: shorten(&reason).to_owned(), again }
             }
             None => {
-                self.next = Instant::now() + AGAIN;
-                let left = plan.sentences().join("; ");
-                let reason = format!("did not hold: {left}");
-                let again = Some(AGAIN.as_secs() as u32);
-                HostState::Failed {
-                    reason: protocol::host_report::shorten(&reason).to_owned(),
-                    again,
-                }
+                self.applied = self.held.generation;
+                HostState::Settled
             }
         };
         // A guest that waits for its next start is looked at sooner.
@@ -184,35 +157,57 @@ impl Daemon {
         plan: &Plan,
         state: HostState,
     ) -> Result<()> {
-        let domains = host.xen.as_ref().map(|xen| xen.domains.clone()).unwrap_or_default();
-        self.miss(&domains);
-        self.seen = domains;
         let mut report = report(desired, &host, plan, state);
-        report.boot = self.agent.boot.clone();
-        report.generation = self.held.generation;
-        report.applied = self.applied;
-        report.events = self.agent.events.pending();
-        self.agent.folder.write(STATUS, &report)?;
-        if let Some(reports) = &self.reports {
-            // A full queue means that the provisioner is away: the next report is newer anyway.
-            let _ = reports.try_send(Box::new(report));
-        }
-        Ok(())
+        self.frame().fill(&mut report, &self.agent.events);
+        send(&self.agent.folder, self.reports.as_deref(), report)
+    }
+
+    fn frame(&self) -> Frame {
+        let (generation, applied) = (self.held.generation, self.applied);
+        Frame { boot: self.agent.boot.clone(), generation, applied }
     }
 }
 
-/// Whether something happened to a domain that a plan could answer.
-fn changes(seen: &[Domain], now: &[Domain]) -> bool {
-    let plain = |domain: &Domain| {
-        let mut domain = domain.clone();
-        domain.time = 0;
-        domain.memory = xen_config::Size::ZERO;
-        domain.state.running = false;
-        domain.state.blocked = false;
-        // What only the whole look adds.
-        domain.vcpus.clear();
-        domain.made = None;
-        domain
-    };
-    seen.len() != now.len() || seen.iter().zip(now).any(|(one, other)| plain(one) != plain(other))
+/// What a report says beside the facts.
+struct Frame {
+    boot: String,
+    generation: u64,
+    applied: u64,
+}
+
+impl Frame {
+    fn fill(&self, report: &mut HostReport, events: &Events) {
+        report.boot = self.boot.clone();
+        report.generation = self.generation;
+        report.applied = self.applied;
+        report.events = events.pending();
+    }
+}
+
+/// To `billet-agent status`, and to the provisioner.
+fn send(folder: &Folder, to: Option<&Latest<HostReport>>, report: HostReport) -> Result<()> {
+    folder.write(STATUS, &report)?;
+    if let Some(reports) = to {
+        reports.put(report);
+    }
+    Ok(())
+}
+
+/// What is done now, or waited for.
+fn underway(it: &Underway<'_>) -> HostState {
+    let step = &it.plan.steps[it.at];
+    match step {
+        Step::Guest(GuestStep { guest, change: Change::Shutdown { seconds } }) => {
+            HostState::Waiting {
+                what: format!("{guest} to shut down"),
+                seconds: *seconds,
+                then: "it is destroyed".to_owned(),
+            }
+        }
+        _ => HostState::Applying {
+            step: shorten(&step.to_string()).to_owned(),
+            done: it.at as u32,
+            of: it.plan.steps.len() as u32,
+        },
+    }
 }

@@ -4,10 +4,11 @@
 use std::{
     fmt,
     io::{BufRead, BufReader},
+    thread::sleep,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use protocol::{DiskHints, Inventory, Progress, Step, Written};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -162,6 +163,41 @@ impl Api {
         let call = self.agent.put(&url).header("authorization", &self.bearer);
         let call = call.header("content-type", kind).send(text);
         json(call.with_context(|| format!("putting {path}"))?)
+    }
+
+    /// Says what a dom0 should be, as TOML; tells the generation.
+    pub fn configure(&self, node: &str, desired: &str) -> Result<u64> {
+        let path = format!("/v1/nodes/{node}/config");
+        let view: Value = self.put(&path, "application/toml", desired)?;
+        view["generation"].as_u64().with_context(|| format!("no generation in {view}"))
+    }
+
+    /// How far a dom0 is with what it should be.
+    pub fn config(&self, node: &str) -> Result<Value> {
+        let mut node: Value = self.get(&format!("/v1/nodes/{node}"))?;
+        Ok(node["config"].take())
+    }
+
+    /// Waits until the dom0 says `wanted` (`applied`, `refused`, `retrying`) of a generation.
+    ///
+    /// # Errors
+    /// When `patience` ends first.
+    pub fn configured(
+        &self,
+        node: &str,
+        generation: u64,
+        wanted: &str,
+        patience: Duration,
+    ) -> Result<Value> {
+        let began = Instant::now();
+        loop {
+            let config = self.config(node)?;
+            if config["generation"] == generation && config["state"] == wanted {
+                return Ok(config);
+            }
+            ensure!(began.elapsed() < patience, "{node} is not {wanted} but {config}");
+            sleep(Duration::from_millis(500));
+        }
     }
 
     /// Enrolls a node.

@@ -9,6 +9,7 @@
 //! | `boot-bios`, `boot-uefi`: power-on to the banner of SSH | [`boot`], [`handmade`] |
 //! | `tftp-1`, `tftp-100`: boot programs over TFTP | [`tftp`], [`load`] |
 //! | `dhcp`: exchanges per second without loss | [`dhcp`] |
+//! | `dom0-latency`: timers of a service domain beside a guest that burns CPUs | [`interference`] |
 //! | `net-first`, `net-again`: a dom0's network, made and found made | [`network`] |
 //! | `agent-size`, `ramdisk-size`, `server-rss` | [`size`] |
 
@@ -23,6 +24,7 @@ pub mod boot;
 pub mod dhcp;
 pub mod golden;
 pub mod handmade;
+pub mod interference;
 pub mod load;
 pub mod network;
 pub mod ours;
@@ -39,7 +41,7 @@ use row::{Row, Table};
 type Figure = (&'static str, fn(&Path) -> Result<Vec<Row>>);
 
 /// In the order in which they are run: the quick ones first.
-const FIGURES: [Figure; 9] = [
+const FIGURES: [Figure; 10] = [
     ("agent-size", size::agent),
     ("ramdisk-size", size::ramdisk),
     ("server-rss", size::server),
@@ -47,6 +49,7 @@ const FIGURES: [Figure; 9] = [
     ("tftp-1", tftp::one),
     ("tftp-100", tftp::hundred),
     ("dhcp", dhcp::run),
+    ("dom0-latency", interference::run),
     ("boot-bios", boot::bios),
     ("boot-uefi", boot::uefi),
 ];
@@ -104,6 +107,10 @@ fn prepare(chosen: &[Figure], folder: &Path) -> Result<()> {
     }
     if has("boot") || has("ramdisk") {
         ours::artefacts(has("boot"))?;
+    }
+    if has("dom0") {
+        interference::artefacts()?;
+        peers::cyclictest()?;
     }
     if has("net") {
         peers::kernel()?;

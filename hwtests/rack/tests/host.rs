@@ -10,7 +10,9 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use rack::{
-    Firmware, NodeSpec, Part, guest,
+    Firmware, NodeSpec, Part,
+    api::Event,
+    guest,
     stage::{self, Program, Stage, Story},
 };
 use serde_json::Value;
@@ -98,8 +100,7 @@ impl Host<'_> {
     }
 
     fn status(&self) -> Result<Value> {
-        let node: Value = self.stage.api().get(&format!("/v1/nodes/{NODE}"))?;
-        Ok(node["config"].clone())
+        self.stage.api().config(NODE)
     }
 
     /// Says what the node should be; tells the generation.
@@ -111,22 +112,12 @@ impl Host<'_> {
             _ => card,
         };
         let text = desired(card.trim(), shape);
-        let path = format!("/v1/nodes/{NODE}/config");
-        let view: Value = self.stage.api().put(&path, "application/toml", &text)?;
-        view["generation"].as_u64().with_context(|| format!("no generation in {view}"))
+        self.stage.api().configure(NODE, &text)
     }
 
     /// Waits until the node says this of that generation.
     fn until(&self, generation: u64, wanted: &str) -> Result<Value> {
-        let began = Instant::now();
-        loop {
-            let status = self.status()?;
-            if status["generation"] == generation && status["state"] == wanted {
-                return Ok(status);
-            }
-            ensure!(began.elapsed() < PATIENCE, "it is not {wanted} but {status}");
-            sleep(Duration::from_millis(500));
-        }
+        self.stage.api().configured(NODE, generation, wanted, PATIENCE)
     }
 
     fn becomes(&self, shape: &Shape) -> Result<()> {
@@ -235,11 +226,12 @@ impl Host<'_> {
         }
         ensure!(self.ssh("xl domid pvh")? != id, "it is the same domain");
         self.answers("10.9.0.3")?;
-        let events = self.stage.api().events(0)?;
-        ensure!(
-            events.iter().any(|event| event.kind == "guest.died" && event.text.contains("pvh")),
-            "its end is no event"
-        );
+        let began = Instant::now();
+        let is_its_end = |event: &Event| event.kind == "guest.died" && event.text.contains("pvh");
+        while !self.stage.api().events(0)?.iter().any(is_its_end) {
+            ensure!(began.elapsed() < PATIENCE, "its end is no event");
+            sleep(Duration::from_secs(1));
+        }
         Ok(())
     }
 

@@ -33,6 +33,13 @@ pub fn fetch() -> Result<()> {
     UNPACKED.iter().try_for_each(|package| fetch_one(package).map(drop))
 }
 
+/// cyclictest and the library that it needs, for a Debian node: a program and a library.
+pub fn cyclictest() -> Result<[PathBuf; 2]> {
+    let program = fetch_one("rt-tests")?.join("usr/bin/cyclictest");
+    let library = fetch_one("libnuma1")?.join("usr/lib/x86_64-linux-gnu/libnuma.so.1");
+    Ok([program, library])
+}
+
 /// Debian's kernel for the hand-made RAM system: its package, unpacked.
 pub fn kernel() -> Result<PathBuf> {
     let name = "linux-image-amd64";

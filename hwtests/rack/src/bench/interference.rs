@@ -1,0 +1,204 @@
+//! `dom0-latency`: how late the service domain's timers are while a guest burns every CPU that it
+//! may, on a real Xen in an emulated machine of two CPUs.
+//!
+//! cyclictest runs in dom0; its 99th percentile is what counts. Before the node is shaped, dom0
+//! is pinned to its CPU (`dom0_vcpus_pin`) and nothing keeps guests off it; afterwards billet's
+//! plan does. Each state is measured beside the same without the guest, in turns, because a busy
+//! emulator is late by itself.
+
+use std::{fs::File, path::Path, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
+
+use super::{
+    peers,
+    rounds::{Contender, interleave},
+    row::{Better, Row},
+    say,
+};
+use crate::{Artefacts, Firmware, NodeSpec, Part, Rack, Server, guest, server};
+
+const NODE: &str = "dom0";
+const ROUNDS: usize = 5;
+/// What two rounds without any guest differ by in emulation.
+const NOISE: f64 = 1.25;
+const PATIENCE: Duration = Duration::from_secs(900);
+/// Microseconds between two timers, and how many of them make a run.
+const INTERVAL: u32 = 2000;
+const TIMERS: u32 = 5000;
+/// The latest that is told apart, in microseconds.
+const LATEST: u32 = 200_000;
+/// Where cyclictest lies on the node.
+const FOLDER: &str = "/root/cyclictest";
+
+/// The image of the host, which needs this machine's network to be built.
+pub fn artefacts() -> Result<Artefacts> {
+    Artefacts::prepare(&[Part::Ram, Part::Dom0], say)
+}
+
+/// All rows.
+pub fn run(scratch: &Path) -> Result<Vec<Row>> {
+    let folder = scratch.join("interference");
+    let _ = std::fs::remove_dir_all(&folder);
+    let artefacts = artefacts()?;
+    let mut rack = Rack::new(&folder)?;
+    let node = rack.add(NodeSpec::xen(NODE, Firmware::Bios))?;
+    let options = server::Options::new(&artefacts.store);
+    let server = Server::start(&artefacts.programs, &folder.join("server"), &options)?;
+    server.enroll(&node)?;
+    let deployment = server.api().deploy(NODE, &json!({ "image": "dom0" }))?;
+    node.power_on()?;
+    let ended = server.api().wait(&deployment.id, PATIENCE, |_| false)?;
+    ensure!(ended.state == "done", "imaging {}: {:?}", ended.state, ended.reason);
+    let dom0 = Dom0 { server: &server };
+    dom0.prepare()?;
+    let [pinned_alone, pinned] = dom0.pinned()?;
+    let [alone, plan] = dom0.planned()?;
+    let row = |name: &str, ours, peers: &[(&str, f64)]| {
+        Row::compare(name, "us", Better::Less, ours, peers)
+    };
+    Ok(vec![
+        row("dom0-latency", plan, &[("no guest", alone)]).with_bar(NOISE),
+        row("dom0-latency-pinned", plan, &[("dom0_vcpus_pin alone", pinned)]),
+        row("dom0-latency-pinned-alone", pinned, &[("no guest", pinned_alone)]),
+    ])
+}
+
+struct Dom0<'a> {
+    server: &'a Server,
+}
+
+impl Dom0<'_> {
+    fn ssh(&self, script: &str) -> Result<String> {
+        self.server.ssh(NODE, script, PATIENCE)
+    }
+
+    fn prepare(&self) -> Result<()> {
+        let target = self.server.target(NODE)?;
+        self.ssh("systemctl is-system-running --wait || true")?;
+        guest::install(self.server.key(), &target)?;
+        for file in peers::cyclictest()? {
+            let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let open = File::open(&file).with_context(|| format!("opening {}", file.display()))?;
+            let script =
+                format!("mkdir -p {FOLDER}; cat >{FOLDER}/{name}; chmod +x {FOLDER}/{name}");
+            self.server.key().run_with(&target, &script, open)?;
+        }
+        Ok(())
+    }
+
+    /// Without and with the guest, while nothing but the pin is there.
+    fn pinned(&self) -> Result<[f64; 2]> {
+        let (kernel, ramdisk) = (guest::KERNEL, guest::RAMDISK);
+        let config = format!(
+            "printf '%s\\n' 'name = \"burn\"' 'type = \"pv\"' 'memory = 160' 'vcpus = 2' \
+             'kernel = \"{kernel}\"' 'ramdisk = \"{ramdisk}\"' \
+             'extra = \"console=hvc0 burn=2\"' >/root/burn.cfg"
+        );
+        self.ssh(&config)?;
+        let gone = "xl destroy burn 2>/dev/null; xl list";
+        let there = format!(
+            "xl domid burn >/dev/null 2>&1 || {{ rm -f /var/log/xen/console/guest-burn.log; \
+             xl create -q /root/burn.cfg; }}; {}",
+            ready("burn")
+        );
+        self.measured(|| self.ssh(gone).map(drop), || self.ssh(&there).map(drop))
+            .and_then(|numbers| self.ssh(gone).map(|_| numbers))
+    }
+
+    /// Without and with the guest, shaped by billet.
+    fn planned(&self) -> Result<[f64; 2]> {
+        let shape = |state: &str| -> Result<()> {
+            let (kernel, ramdisk) = (guest::KERNEL, guest::RAMDISK);
+            let text = format!(
+                "[service]\ncpus = 1\ndedicate = \"pool\"\n[[guest]]\nname = \"burn\"\n\
+                 type = \"pv\"\nmemory = \"160MiB\"\nvcpus = 1\nstate = \"{state}\"\n\
+                 shutdown_seconds = 5\nboot.kernel = {{ path = \"{kernel}\", \
+                 ramdisk = \"{ramdisk}\", line = \"console=hvc0 burn=2\" }}\n"
+            );
+            let generation = self.server.api().configure(NODE, &text)?;
+            self.server.api().configured(NODE, generation, "applied", PATIENCE).map(drop)
+        };
+        let there = || {
+            self.ssh("xl domid burn >/dev/null || rm -f /var/log/xen/console/guest-burn.log")
+                .or_else(|_| Ok::<_, anyhow::Error>(String::new()))?;
+            shape("running")?;
+            self.ssh(&ready("burn")).map(drop)
+        };
+        self.measured(|| shape("stopped"), there)
+    }
+
+    fn measured(
+        &self,
+        gone: impl Fn() -> Result<()>,
+        there: impl Fn() -> Result<()>,
+    ) -> Result<[f64; 2]> {
+        let medians = interleave(
+            ROUNDS,
+            &mut [
+                Contender::new("no guest", || gone().and_then(|()| self.latency())),
+                Contender::new("a guest that burns", || there().and_then(|()| self.latency())),
+            ],
+        )?;
+        let [alone, burning] = medians[..] else { bail!("two were to be measured") };
+        Ok([alone, burning])
+    }
+
+    /// The 99th percentile of a run, in microseconds.
+    fn latency(&self) -> Result<f64> {
+        let said = self.ssh(&format!(
+            "LD_LIBRARY_PATH={FOLDER} {FOLDER}/cyclictest -q -m -p 90 -i {INTERVAL} -l {TIMERS} \
+             -h {LATEST} | awk '/^#/ || $2 > 0'"
+        ))?;
+        percentile(&said, 0.99)
+            .with_context(|| format!("reading what cyclictest printed: {}", said.trim()))
+    }
+}
+
+/// A script that waits for what a guest prints when it is ready.
+fn ready(guest: &str) -> String {
+    let log = format!("/var/log/xen/console/guest-{guest}.log");
+    format!(
+        "for try in $(seq 300); do grep -qs '{}' {log} && exit 0; sleep 1; done; exit 1",
+        guest::READY
+    )
+}
+
+/// The lateness that `share` of the timers kept, of a histogram of `microseconds count` lines;
+/// `None` when there is none, or when it is beyond the histogram.
+fn percentile(histogram: &str, share: f64) -> Option<f64> {
+    let lines = histogram.lines().filter(|line| !line.starts_with('#'));
+    let pairs = lines.filter_map(|line| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?.parse::<u32>().ok()?, words.next()?.parse::<u64>().ok()?))
+    });
+    let pairs: Vec<_> = pairs.collect();
+    let overflows = histogram.lines().find_map(|line| line.strip_prefix("# Histogram Overflows:"));
+    let beyond: u64 = overflows.and_then(|count| count.trim().parse().ok()).unwrap_or(0);
+    let all = beyond + pairs.iter().map(|(_, count)| count).sum::<u64>();
+    let mut left = (all as f64 * share).ceil() as u64;
+    for (late, count) in pairs {
+        left = left.saturating_sub(count);
+        if left == 0 {
+            return Some(f64::from(late));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_99th_percentile_is_read_off_the_histogram() {
+        let histogram = "# /dev/cpu_dma_latency set to 0us\n# Histogram\n000100 000098\n\
+                         000200 000001\n004000 000001\n# Total: 000000100\n";
+        assert_eq!(percentile(histogram, 0.99), Some(200.0));
+        assert_eq!(percentile(histogram, 1.0), Some(4000.0));
+        let beyond = "000100 000098\n# Histogram Overflows: 00002\n";
+        assert_eq!(percentile(beyond, 0.99), None);
+        assert_eq!(percentile("", 0.99), None);
+    }
+}
