@@ -47,6 +47,8 @@ pub struct Options {
     pub failures: u32,
     /// Where it listens for HTTP; the rack's address unless something else stands there.
     pub listen: Ipv4Addr,
+    /// More of its configuration, as TOML.
+    pub more: String,
 }
 
 impl Options {
@@ -58,6 +60,7 @@ impl Options {
             check_start: true,
             failures: 5,
             listen: ADDRESS,
+            more: String::new(),
         }
     }
 }
@@ -212,5 +215,5 @@ fn configure(folder: &Path, options: &Options) -> String {
              pools = [\"10.77.0.100-10.77.0.199\"]\nrouter = \"{ADDRESS}\"\n"
         );
     }
-    text
+    text + &options.more
 }
