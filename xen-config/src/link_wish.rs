@@ -234,13 +234,28 @@ impl<'a> Wish<'a> {
         lower
     }
 
+    /// What links that stay lie on. A VLAN device that is named as a port alone goes with its
+    /// parent, so that must stay too.
+    fn carriers(&self) -> BTreeSet<LinkName> {
+        let mut open: Vec<&LinkName> = self.links.keys().copied().collect();
+        let mut carriers = BTreeSet::new();
+        while let Some(name) = open.pop() {
+            if let Some(LinkKind::Vlan { parent: Some(parent), .. }) = self.kind(name)
+                && carriers.insert(parent.clone())
+            {
+                open.push(parent);
+            }
+        }
+        carriers
+    }
+
     /// What is not named goes, when all is ours.
     fn own(&mut self) {
         if !self.network.own {
             return;
         }
-        let parents = self.network.vlan.iter().map(|vlan| &vlan.link);
-        let kept: BTreeSet<_> = parents.chain(&self.network.management).collect();
+        let mut kept = self.carriers();
+        kept.extend(self.network.management.clone());
         for (name, link) in &self.facts.links {
             let made = !matches!(link.kind, LinkKind::Other(_));
             let named = self.named.contains(name) || self.masters.contains_key(name);

@@ -21,9 +21,6 @@ pub struct VlanSet {
 #[error("`{0}` is no set of VLANs: numbers from 1 to 4094 as `10,20-30` are accepted")]
 pub struct NoVlans(String);
 
-/// One bit for each number of twelve bits.
-type Bits = [u64; 64];
-
 impl VlanSet {
     /// The set of one VLAN; of none when `id` is no VLAN's number.
     pub fn one(id: u16) -> Self {
@@ -38,12 +35,17 @@ impl VlanSet {
 
     /// The set of these ranges, in any order.
     pub fn from_ranges(ranges: impl IntoIterator<Item = (u16, u16)>) -> Self {
-        let mut bits = [0; 64];
-        for (first, last) in ranges {
-            let (first, last) = (first.max(*VLANS.start()), last.min(*VLANS.end()));
-            (first..=last).for_each(|id| bits[usize::from(id / 64)] |= 1 << (id % 64));
-        }
-        Self::from_bits(&bits)
+        let clip = |(first, last): (u16, u16)| (first.max(*VLANS.start()), last.min(*VLANS.end()));
+        let mut ranges: Vec<_> = ranges.into_iter().map(clip).collect();
+        ranges.retain(|(first, last)| first <= last);
+        ranges.sort_unstable();
+        // Those that touch become one; its end is the last that any of them has.
+        ranges.dedup_by(|next, kept| {
+            let touches = next.0 <= kept.1 + 1;
+            kept.1 = if touches { kept.1.max(next.1) } else { kept.1 };
+            touches
+        });
+        VlanSet { ranges }
     }
 
     /// Whether it has none.
@@ -69,53 +71,27 @@ impl VlanSet {
 
     /// Those in either.
     pub fn with(&self, other: &Self) -> Self {
-        if other.is_empty() {
-            return self.clone();
-        }
-        self.combine(other, |a, b| a | b)
+        Self::from_ranges(self.ranges().chain(other.ranges()))
     }
 
     /// Those that are not in `other`.
     pub fn without(&self, other: &Self) -> Self {
-        if self == other {
-            return Self::default();
+        let mut ranges = Vec::new();
+        for (mut first, last) in self.ranges() {
+            for (begin, end) in other.ranges() {
+                if begin <= last && end >= first {
+                    ranges.extend((begin > first).then(|| (first, begin - 1)));
+                    first = end + 1;
+                }
+            }
+            ranges.extend((first <= last).then_some((first, last)));
         }
-        self.combine(other, |a, b| a & !b)
+        VlanSet { ranges }
     }
 
     /// Those in both.
     pub fn common(&self, other: &Self) -> Self {
-        self.combine(other, |a, b| a & b)
-    }
-
-    fn combine(&self, other: &Self, word: impl Fn(u64, u64) -> u64) -> Self {
-        let (mut bits, other) = (self.bits(), other.bits());
-        bits.iter_mut().zip(other).for_each(|(one, other)| *one = word(*one, other));
-        Self::from_bits(&bits)
-    }
-
-    fn bits(&self) -> Bits {
-        let mut bits = [0; 64];
-        for id in self.ranges().flat_map(|(first, last)| first..=last) {
-            bits[usize::from(id / 64)] |= 1 << (id % 64);
-        }
-        bits
-    }
-
-    fn from_bits(bits: &Bits) -> Self {
-        let mut ranges: Vec<(u16, u16)> = Vec::new();
-        for (at, word) in bits.iter().enumerate() {
-            let mut word = *word;
-            while word != 0 {
-                let id = at as u16 * 64 + word.trailing_zeros() as u16;
-                word &= word - 1;
-                match ranges.last_mut() {
-                    Some((_, last)) if *last + 1 == id => *last = id,
-                    _ => ranges.push((id, id)),
-                }
-            }
-        }
-        VlanSet { ranges }
+        self.without(&self.without(other))
     }
 }
 

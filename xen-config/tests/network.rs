@@ -177,6 +177,23 @@ fn a_network_that_cannot_be_is_refused_whole() {
     }
 }
 
+/// A bond that only an unnamed VLAN device lies on went, and that device, a port, with it.
+#[test]
+fn what_a_port_lies_on_is_kept() {
+    let mut facts = machine();
+    let first = "[[bond]]\nname = \"bond0\"\nports = [\"eth1\"]\n\
+                 [[vlan]]\nname = \"v5\"\nlink = \"bond0\"\nid = 5";
+    let second = "own = true\nmanagement = \"eth0\"\n\
+                  [[bridge]]\nname = \"br0\"\nports = [\"v5\"]";
+    for text in [first, second] {
+        let network = network(text);
+        let made = plan(&network, &facts).unwrap();
+        made.steps.iter().for_each(|step| facts.apply(step));
+        assert_eq!(plan(&network, &facts).unwrap().steps, []);
+    }
+    assert!(facts.links.contains_key(&"bond0".parse::<LinkName>().unwrap()));
+}
+
 /// Without what no step sets.
 fn visible(mut links: Links) -> Links {
     for link in links.links.values_mut() {
