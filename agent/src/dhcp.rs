@@ -1,7 +1,9 @@
-//! A small DHCP client, for nodes whose firmware did not pass its address on.
+//! A small DHCP client, for nodes whose firmware did not pass its address on, and for leases of
+//! addresses that the agent moved to another link.
 //!
-//! Four messages over one UDP socket that is bound to the interface, RFC 2131 and 2132.
-//! The broadcast flag is set: the interface has no address that a reply could be sent to.
+//! Four messages over one UDP socket that is bound to the interface, RFC 2131 and 2132. The
+//! broadcast flag is set while the interface has no address that a reply could be sent to. A
+//! client is its hardware address, as it is for iPXE and for the systems that are installed.
 
 use std::{
     io,
@@ -50,6 +52,28 @@ struct Reply {
     server: Option<Ipv4Addr>,
     mask: Option<Ipv4Addr>,
     gateway: Option<Ipv4Addr>,
+    /// Seconds that a lease lasts.
+    lasts: Option<u32>,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+enum Ask<'a> {
+    /// Any address.
+    Discover,
+    /// The one that was offered.
+    Request(&'a Reply),
+    /// To keep this one (REBINDING, RFC 2131 section 4.3.2).
+    Rebind(Ipv4Addr),
+}
+
+/// What a DHCP server says of an address that is to be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rebound {
+    /// It is kept for so long.
+    Kept(Duration),
+    /// It is not this machine's any more.
+    Refused,
 }
 
 impl Reply {
@@ -67,6 +91,7 @@ impl Reply {
             server: None,
             mask: None,
             gateway: None,
+            lasts: None,
         };
         for (code, value) in Options(options) {
             match code {
@@ -74,6 +99,7 @@ impl Reply {
                 54 => reply.server = address(value),
                 1 => reply.mask = address(value),
                 3 => reply.gateway = address(value),
+                51 => reply.lasts = value.first_chunk::<4>().map(|it| u32::from_be_bytes(*it)),
                 _ => {}
             }
         }
@@ -113,16 +139,19 @@ impl<'a> Iterator for Options<'a> {
     }
 }
 
-/// A message to every server: discover, or request of what was `offered`.
-fn render(xid: u32, mac: [u8; 6], offered: Option<&Reply>) -> Vec<u8> {
+/// A message to every server.
+fn render(xid: u32, mac: [u8; 6], ask: Ask<'_>) -> Vec<u8> {
     let mut bytes = vec![0; FIXED];
     bytes[..4].copy_from_slice(&[1, 1, 6, 0]);
     bytes[4..8].copy_from_slice(&xid.to_be_bytes());
-    bytes[10] = 0x80;
+    match ask {
+        Ask::Rebind(ip) => bytes[12..16].copy_from_slice(&ip.octets()),
+        Ask::Discover | Ask::Request(_) => bytes[10] = 0x80,
+    }
     bytes[28..34].copy_from_slice(&mac);
     bytes.extend(COOKIE);
-    bytes.extend([53, 1, if offered.is_some() { REQUEST } else { DISCOVER }]);
-    if let Some(offer) = offered {
+    bytes.extend([53, 1, if matches!(ask, Ask::Discover) { DISCOVER } else { REQUEST }]);
+    if let Ask::Request(offer) = ask {
         bytes.extend([50, 4]);
         bytes.extend(offer.ip.octets());
         if let Some(server) = offer.server {
@@ -130,10 +159,29 @@ fn render(xid: u32, mac: [u8; 6], offered: Option<&Reply>) -> Vec<u8> {
             bytes.extend(server.octets());
         }
     }
+    bytes.extend([61, 7, 1]);
+    bytes.extend(mac);
     bytes.extend([55, 2, 1, 3, 255]);
     // Old relays drop anything shorter than BOOTP was.
     bytes.resize(bytes.len().max(300), 0);
     bytes
+}
+
+/// Asks once on `interface` to keep `ip`, which was given to `mac`.
+///
+/// # Errors
+/// Sockets, and nobody who answers.
+pub(crate) fn rebind(interface: &str, mac: [u8; 6], ip: Ipv4Addr) -> io::Result<Rebound> {
+    let socket = open(interface)?;
+    let xid = u32::from_be_bytes(ip.octets()) ^ std::process::id();
+    let to_all = SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
+    socket.send_to(&render(xid, mac, Ask::Rebind(ip)), to_all)?;
+    let answer = hear(&socket, xid, mac, &[ACK, NAK])?;
+    if answer.kind == NAK || answer.ip != ip {
+        return Ok(Rebound::Refused);
+    }
+    // A server that does not say how long means for ever (RFC 2131 wants it to say so).
+    Ok(Rebound::Kept(Duration::from_secs(answer.lasts.unwrap_or(u32::MAX).into())))
 }
 
 /// Asks on `interface` until somebody gives an address, with the patience given.
@@ -152,9 +200,9 @@ pub(crate) fn acquire(interface: &str, mac: [u8; 6], patience: &mut Patience) ->
 
 fn exchange(socket: &UdpSocket, xid: u32, mac: [u8; 6]) -> io::Result<Lease> {
     let to_all = SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
-    socket.send_to(&render(xid, mac, None), to_all)?;
+    socket.send_to(&render(xid, mac, Ask::Discover), to_all)?;
     let offer = hear(socket, xid, mac, &[OFFER])?;
-    socket.send_to(&render(xid, mac, Some(&offer)), to_all)?;
+    socket.send_to(&render(xid, mac, Ask::Request(&offer)), to_all)?;
     let answer = hear(socket, xid, mac, &[ACK, NAK])?;
     if answer.kind == NAK {
         return Err(io::Error::other("a DHCP server took its offer back"));
@@ -201,7 +249,7 @@ mod tests {
     const MAC: [u8; 6] = [0x52, 0x54, 0, 0x77, 0, 1];
 
     fn offer() -> Vec<u8> {
-        let mut bytes = render(7, MAC, None);
+        let mut bytes = render(7, MAC, Ask::Discover);
         bytes.truncate(FIXED + 4);
         bytes[0] = 2;
         bytes[16..20].copy_from_slice(&[10, 77, 0, 9]);
@@ -222,7 +270,7 @@ mod tests {
     #[test]
     fn a_request_names_offer_and_server() {
         let reply = Reply::parse(&offer()).unwrap();
-        let request = render(7, MAC, Some(&reply));
+        let request = render(7, MAC, Ask::Request(&reply));
         assert_eq!(request.len(), 300);
         let options: Vec<(u8, &[u8])> = Options(&request[FIXED + 4..]).collect();
         assert_eq!(options[0], (53, &[REQUEST][..]));
@@ -231,8 +279,20 @@ mod tests {
     }
 
     #[test]
+    fn who_keeps_an_address_asks_from_it() {
+        let request = render(7, MAC, Ask::Rebind(Ipv4Addr::new(10, 77, 0, 9)));
+        assert_eq!((request[10], &request[12..16]), (0, &[10, 77, 0, 9][..]));
+        let codes: Vec<u8> = Options(&request[FIXED + 4..]).map(|(code, _)| code).collect();
+        assert_eq!(codes, [53, 61, 55]);
+        let mut ack = offer();
+        let end = ack.len() - 2;
+        ack.splice(end.., [51, 4, 0, 0, 14, 16, 255]);
+        assert_eq!(Reply::parse(&ack).and_then(|reply| reply.lasts), Some(3600));
+    }
+
+    #[test]
     fn a_request_of_somebody_is_no_reply() {
-        assert_eq!(Reply::parse(&render(7, MAC, None)), None);
+        assert_eq!(Reply::parse(&render(7, MAC, Ask::Discover)), None);
     }
 
     proptest! {

@@ -13,6 +13,7 @@ mod guest;
 mod identity;
 mod journal;
 mod latest;
+mod lease;
 pub(crate) mod network;
 pub(crate) mod network_cli;
 mod pool;

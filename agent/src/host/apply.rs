@@ -1,11 +1,14 @@
 //! Steps, done one after the other.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, anyhow};
 use protocol::HostEventKind;
 use xen_config::{
-    Desired, Host, Plan, Step,
+    Desired, Host, Name, Plan, Step,
     guest_step::{Change, GuestStep},
     list::Domain,
 };
@@ -19,6 +22,7 @@ use super::{
     guest::{self, Came, Guests},
     identity::Identity,
     journal::{Half, Journal},
+    lease,
     network::{self, Options},
     pool,
     probe::{self, Probe},
@@ -28,6 +32,8 @@ use crate::sys::{irq, xl::Xl};
 
 /// For tests of what survives: the process aborts after so many steps.
 const DIE_AFTER: &str = "BILLET_AGENT_DIE_AFTER";
+/// Of the last boot that was told.
+const BOOT: &str = "boot.json";
 /// Guests that start change what others may have, so one look is not always enough.
 const ROUNDS: usize = 4;
 
@@ -44,6 +50,8 @@ pub(crate) struct Agent {
     journal: Journal,
     guests: Guests,
     watch: Watch,
+    /// Guests that were made and did not run yet.
+    made: BTreeSet<Name>,
     /// Another one after every boot of the node.
     pub(crate) boot: String,
     state: PathBuf,
@@ -105,6 +113,7 @@ impl Agent {
             journal: Journal::at(&folder, &boot),
             guests: Guests::new(&folder),
             watch: Watch::default(),
+            made: BTreeSet::new(),
             state: state.to_owned(),
             identity,
             folder,
@@ -118,6 +127,18 @@ impl Agent {
         let folder = Some(self.folder.clone());
         let probe = Probe { root: "/".into(), node: self.identity.node.clone(), folder };
         probe.host(Some(&self.endings))
+    }
+
+    /// Tells, once a boot, that the node has started.
+    ///
+    /// # Errors
+    /// The agent's memory.
+    pub(crate) fn booted(&mut self) -> Result<()> {
+        if self.folder.read::<String>(BOOT)?.as_ref() == Some(&self.boot) {
+            return Ok(());
+        }
+        self.events.note(HostEventKind::NodeBooted, "the node has started", Vec::new())?;
+        self.folder.write(BOOT, &self.boot)
     }
 
     /// Looks at the domains alone; whether a plan could answer what happened to them.
@@ -235,6 +256,9 @@ impl Agent {
             Step::Link(_) => {
                 let options = Options { reach: self.identity.reach(), ..Options::default() };
                 let state = confirm::State::at(&self.state)?;
+                if let Some(card) = &desired.network.management {
+                    lease::note(&self.folder, &self.boot, card, &network::probe("/".as_ref())?)?;
+                }
                 network::apply(&desired.network, &state, &options)?;
             }
             Step::Pool(step) => pool::apply(step)?,
@@ -275,11 +299,15 @@ impl Agent {
         let kind = match step {
             Step::Link(_) => HostEventKind::NetworkChanged,
             Step::Guest(_) if came == Came::Destroyed => HostEventKind::GuestDestroyed,
-            Step::Guest(step) => match step.change {
-                Change::Create { .. } | Change::Vlan { .. } | Change::Assign { .. } => {
+            Step::Guest(step) => match &step.change {
+                Change::Create { .. } => {
+                    self.made.insert(step.guest.clone());
                     return Ok(());
                 }
+                Change::Vlan { .. } | Change::Assign { .. } => return Ok(()),
                 Change::Clear { .. } | Change::Forget => return Ok(()),
+                Change::Unpause if !self.made.remove(&step.guest) => HostEventKind::GuestUnpaused,
+                Change::Unpause if self.endings.knows(&step.guest) => HostEventKind::GuestRestarted,
                 Change::Unpause => HostEventKind::GuestStarted,
                 Change::Restore { .. } => HostEventKind::GuestRestored,
                 Change::Pause => HostEventKind::GuestPaused,

@@ -70,6 +70,11 @@ impl Endings {
         if self.known.len() == had { Ok(()) } else { self.folder.write(FILE, &self.known) }
     }
 
+    /// Whether the guest has ended by itself before.
+    pub(crate) fn knows(&self, guest: &Name) -> bool {
+        self.known.iter().any(|known| known.guest == *guest)
+    }
+
     /// As the plan wants to know it.
     pub(crate) fn facts(&self) -> Vec<Ended> {
         let now = Timestamp::now();

@@ -20,13 +20,15 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// A provisioner that does not know this node will hardly know it soon.
 const LONG_PAUSE: Duration = Duration::from_secs(60);
 
-/// What the provisioner said.
+/// What the daemon hears.
 #[derive(Debug)]
 pub(crate) enum Word {
     /// Another desired state.
     Config(Box<NodeConfig>),
     /// It has a report.
     Heard(Heard),
+    /// Not its word: an address is not this node's any more.
+    Lease(String),
 }
 
 /// Starts both threads: what the provisioner says goes into `words`, reports go into what is

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use protocol::{HostReport, HostState, host_report::shorten};
+use protocol::{HostEventKind, HostReport, HostState, host_report::shorten};
 use xen_config::{
     Desired, Host, Plan, Refusals, Step,
     guest_step::{Change, GuestStep},
@@ -22,6 +22,7 @@ use super::{
     events::Events,
     folder::Folder,
     latest::Latest,
+    lease,
     provisioner::{self, Word},
     report::report,
 };
@@ -40,8 +41,10 @@ const AGAIN: Duration = Duration::from_secs(15);
 pub(crate) fn run(mut agent: Agent) -> Result<ExitCode> {
     agent.resume().context("ending what an earlier agent began")?;
     let held = Held::read(&agent.folder)?;
+    agent.booted()?;
     let (words, said) = mpsc::sync_channel(4);
     let reports = provisioner::start(&agent.identity, held.generation, &words)?;
+    lease::keep(&agent.folder, &agent.boot, &words);
     let mut daemon = Daemon { agent, held, applied: 0, reports, next: Instant::now() };
     loop {
         daemon.turn();
@@ -73,6 +76,9 @@ impl Daemon {
                 self.held.write(&self.agent.folder)
             }
             Word::Heard(heard) => self.agent.events.heard(heard.events),
+            Word::Lease(text) => {
+                self.agent.events.note(HostEventKind::AddressLost, &text, Vec::new())
+            }
         };
         if let Err(error) = taken {
             console::say(format_args!("{error:#}"));

@@ -47,6 +47,8 @@ pub struct Options {
     pub failures: u32,
     /// Where it listens for HTTP; the rack's address unless something else stands there.
     pub listen: Ipv4Addr,
+    /// How long an address is given for, in seconds; the server's default when absent.
+    pub lease: Option<u32>,
     /// More of its configuration, as TOML.
     pub more: String,
 }
@@ -60,6 +62,7 @@ impl Options {
             check_start: true,
             failures: 5,
             listen: ADDRESS,
+            lease: None,
             more: String::new(),
         }
     }
@@ -209,6 +212,7 @@ fn configure(folder: &Path, options: &Options) -> String {
     text += &format!("\n[http]\nlisten = \"{listen}:{PORT}\"\n");
     text += &format!("\n[deploy]\nstart_check = \"{check}\"\nfailures = {failures}\n");
     text += &format!("\n[dhcp]\nmode = \"{mode}\"\ninterfaces = [\"{BRIDGE}\"]\n");
+    text += &options.lease.map(|lease| format!("lease_seconds = {lease}\n")).unwrap_or_default();
     if options.dhcp == Dhcp::Server {
         text += &format!(
             "\n[[dhcp.subnets]]\nnetwork = \"10.77.0.0/24\"\n\

@@ -20,7 +20,11 @@ use serde_json::Value;
 static PROGRAM: Program = Program {
     parts: &[Part::Ram, Part::Dom0],
     cached_store: true,
-    options: |options| options,
+    options: |mut options| {
+        // Several times over while the story is played.
+        options.lease = Some(120);
+        options
+    },
     at_once: 1,
 };
 
@@ -133,6 +137,7 @@ impl Host<'_> {
              systemctl restart billet-agent"
         ))?;
         self.becomes(&USUAL)?;
+        self.lease_is_kept()?;
         let died = self.ssh("systemctl show -P NRestarts billet-agent")?;
         let died: u32 = died.trim().parse().context("reading how often the agent died")?;
         ensure!(died >= 4, "the agent was to die after every step, it did {died} times");
@@ -171,6 +176,13 @@ impl Host<'_> {
         let tagged = vlans.iter().all(|line| line.contains("10 PVID") && !line.contains(" 1 "));
         ensure!(vlans.len() == 2 && tagged, "guests' ports are to be in VLAN 10 alone: {vlans:?}");
         Ok(())
+    }
+
+    /// The address was a DHCP client's before it moved onto the bridge: the agent renews it now.
+    fn lease_is_kept(&self) -> Result<()> {
+        let kept = "for try in $(seq 60); do journalctl -b -u billet-agent -o cat | \
+                    grep 'on br0 is kept, for 120 s' && exit 0; sleep 1; done; exit 1";
+        self.ssh(kept).context("waiting for a lease that is kept").map(drop)
     }
 
     fn refuses(&self) -> Result<()> {
@@ -310,6 +322,7 @@ impl Host<'_> {
         ensure!(resident < 16 << 10, "the agent has {resident} KiB resident, 16384 are the most");
         let away = self.ssh("journalctl -u billet-agent | grep -c 'timeout: per read' || true")?;
         ensure!(away.trim() == "0", "questions that are held up are no silence: {away}");
+        self.lease_is_kept()?;
         let line = self.ssh("xl info xen_commandline")?;
         ensure!(line.contains("dom0_mem=768M"), "Xen's line is {line}");
         let began = Instant::now();

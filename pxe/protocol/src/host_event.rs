@@ -75,6 +75,8 @@ kinds! {
     NetworkChanged = "network.changed",
     /// Such a change cut the node off and was taken back.
     NetworkUndone = "network.undone",
+    /// The lease of the node's address ended, or a DHCP server took it back.
+    AddressLost = "address.lost",
     /// A step failed; what of it was done is undone.
     StepFailed = "step.failed",
     /// Something had changed by itself and was put right.
