@@ -21,7 +21,6 @@ mod init;
 mod inventory;
 mod ipmi;
 mod kexec;
-mod link;
 mod local;
 mod modules;
 mod network;

@@ -4,18 +4,25 @@ use std::{thread, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use protocol::BootLine;
+use xen_config::{
+    cidr::Cidr,
+    link::{LinkName, Route},
+    link_step::LinkStep,
+};
 
 use crate::{
     console,
     dhcp::{self, Lease},
-    link::Link,
     patience::Patience,
+    sys::link::Door,
     sysfs::Sysfs,
 };
 
 /// A switch that runs spanning tree keeps a fresh port silent for 30 s.
 const CARRIER: Duration = Duration::from_secs(60);
 const DHCP: Duration = Duration::from_secs(120);
+/// `RTPROT_STATIC` (linux/rtnetlink.h).
+const STATIC: u8 = 4;
 
 /// An interface with hardware behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,26 +46,35 @@ pub(crate) fn candidates(sysfs: &Sysfs, boot: &BootLine) -> Vec<Interface> {
 
 /// Takes up the loopback and the boot interface, and gives that an address.
 pub(crate) fn bring_up(sysfs: &Sysfs, boot: &BootLine) -> Result<Interface> {
-    let link = Link::open()?;
-    link.up(index_of(sysfs, "lo")?)?;
     let candidates = candidates(sysfs, boot);
-    for interface in &candidates {
-        link.up(index_of(sysfs, &interface.name)?)?;
-    }
+    let names = candidates.iter().map(|interface| interface.name.as_str()).chain(["lo"]);
+    let up = |name: &str| anyhow::Ok(LinkStep::Up { link: name.parse()? });
+    let mut door = Door::open()?;
+    door.probe()?;
+    door.apply(&names.map(up).collect::<Result<Vec<_>>>()?)?;
     let interface = wait_for_carrier(sysfs, &candidates)?;
     let lease = match boot.ip {
         Some((ip, mask)) => Lease { ip, prefix: dhcp::prefix_of(mask), gateway: boot.gateway },
         None => ask_dhcp(&interface)?,
     };
-    configure(&link, index_of(sysfs, &interface.name)?, &lease)?;
+    configure(&mut door, &interface.name.parse()?, &lease)?;
     console::say(format_args!("{} has {}/{}", interface.name, lease.ip, lease.prefix));
     Ok(interface)
 }
 
-fn configure(link: &Link, index: u32, lease: &Lease) -> Result<()> {
-    link.address(index, lease.ip, lease.prefix)?;
+fn configure(door: &mut Door, link: &LinkName, lease: &Lease) -> Result<()> {
+    let net = Cidr { ip: lease.ip.into(), prefix: lease.prefix };
+    door.apply(&[LinkStep::AddAddress { link: link.clone(), net }])?;
+    let default = |via| Route {
+        to: Cidr::everywhere(false),
+        via: Some(via),
+        dev: link.clone(),
+        metric: 0,
+        source: None,
+        protocol: STATIC,
+    };
     if let Some(gateway) = lease.gateway
-        && let Err(error) = link.default_route(gateway)
+        && let Err(error) = door.apply(&[LinkStep::AddRoute { route: default(gateway.into()) }])
     {
         // The provisioner is most often on this very segment: go on without.
         console::say(format_args!("{error:#}"));
@@ -72,11 +88,6 @@ fn ask_dhcp(interface: &Interface) -> Result<Lease> {
     let mut patience = Patience::new(format!("an address for {}", interface.name), DHCP);
     dhcp::acquire(&interface.name, mac, &mut patience)
         .with_context(|| format!("asking DHCP on {}", interface.name))
-}
-
-fn index_of(sysfs: &Sysfs, name: &str) -> Result<u32> {
-    let index = sysfs.value(format!("sys/class/net/{name}/ifindex"));
-    index.with_context(|| format!("no network interface {name}"))
 }
 
 fn mac_bytes(mac: &str) -> Option<[u8; 6]> {
