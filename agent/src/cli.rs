@@ -66,6 +66,11 @@ enum Verb {
         #[command(flatten)]
         place: host::cli::Place,
     },
+    /// Shut all guests down, as their host does before it goes down itself
+    StopGuests {
+        #[command(flatten)]
+        place: host::cli::Place,
+    },
     /// The network of a dom0
     #[command(subcommand)]
     Network(network_cli::Verb),
@@ -110,6 +115,7 @@ fn apply(verb: Verb) -> Result<ExitCode> {
         Verb::Apply { place, wish } => return host::cli::apply(&place, &wish),
         Verb::Serve { place } => return host::cli::serve(&place),
         Verb::Status { place } => return host::cli::status(&place),
+        Verb::StopGuests { place } => return host::cli::stop_guests(&place),
         Verb::Network(verb) => return network_cli::run(verb),
         Verb::Version => print(env!("CARGO_PKG_VERSION"))?,
     }

@@ -21,5 +21,6 @@ mod probe;
 mod provisioner;
 pub(crate) mod reach;
 mod report;
+mod rest;
 mod serve;
 mod watch;

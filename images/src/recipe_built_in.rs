@@ -68,6 +68,7 @@ pub(crate) const RECIPES: [Embedded; 2] = [
             "etc/systemd/system/billet-agent.service"
             "etc/systemd/system/billet-guest-logs.service"
             "etc/systemd/system/billet-guest-logs.timer"
+            "etc/systemd/system/billet-guests.service"
             "etc/systemd/system/proc-xen.mount"
             "etc/systemd/system/systemd-networkd.service.d/billet.conf"
             "etc/systemd/system/xenconsoled.service"

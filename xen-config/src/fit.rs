@@ -9,8 +9,9 @@ use crate::{
     pci::PciAddress,
 };
 
-/// Every reason why `guests` cannot be at `site`, where these bridges are or will be.
-pub fn refusals(guests: &[Guest], site: Site<'_>, bridges: &[&str]) -> Vec<Refusal> {
+/// Every reason why `guests` cannot be at `site`, where these bridges are or will be; whether each
+/// filters VLANs.
+pub fn refusals(guests: &[Guest], site: Site<'_>, bridges: &BTreeMap<&str, bool>) -> Vec<Refusal> {
     let mut refusals = twice(guests, site);
     for guest in guests {
         refusals.extend(foreign(guest, site));
@@ -70,12 +71,24 @@ fn cpus(guest: &Guest, site: Site<'_>) -> Vec<Refusal> {
     refusals
 }
 
-fn devices(guest: &Guest, site: Site<'_>, bridges: &[&str]) -> Vec<Refusal> {
+fn devices(guest: &Guest, site: Site<'_>, bridges: &BTreeMap<&str, bool>) -> Vec<Refusal> {
     let mut refusals = Vec::new();
-    for nic in guest.nics.iter().filter(|nic| !bridges.contains(&nic.bridge.as_str())) {
-        let known = bridges.iter().map(|bridge| (*bridge).to_owned()).collect();
-        let (guest, bridge) = (guest.name.clone(), nic.bridge.clone());
-        refusals.push(Refusal::Bridge { guest, bridge, known });
+    for nic in &guest.nics {
+        let bridge = nic.bridge.clone();
+        match (bridges.get(bridge.as_str()), nic.vlan) {
+            (None, _) => {
+                let known = bridges.keys().map(|bridge| (*bridge).to_owned()).collect();
+                refusals.push(Refusal::Bridge { guest: guest.name.clone(), bridge, known });
+            }
+            (Some(false), Some(vlan)) => refusals.push(Refusal::Guest {
+                guest: guest.name.clone(),
+                reason: format!(
+                    "VLAN {} on bridge {bridge}, which filters none: vlan_filtering = true, or no vlan",
+                    vlan.number()
+                ),
+            }),
+            _ => {}
+        }
     }
     let there = |device: &PciAddress| site.host.pci.iter().any(|known| known.address == *device);
     for device in guest.pci.iter().filter(|device| !there(device)) {

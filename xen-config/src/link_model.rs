@@ -2,6 +2,8 @@
 //!
 //! The tests against a real kernel show that the rules are its own.
 
+use std::collections::BTreeMap;
+
 use crate::{
     link::{Address, Link, LinkKind, LinkName, Links},
     link_step::LinkStep,
@@ -29,11 +31,14 @@ impl Links {
         self.links.iter().filter(move |(_, link)| is_on(link)).map(|(name, _)| name)
     }
 
-    /// Names of the bridges that exist.
-    pub fn bridges(&self) -> Vec<&str> {
-        let is_bridge = |link: &Link| matches!(link.kind, LinkKind::Bridge(_));
-        let bridges = self.links.iter().filter(|(_, link)| is_bridge(link));
-        bridges.map(|(name, _)| name.as_str()).collect()
+    /// The bridges that exist, by name: whether each filters VLANs.
+    pub fn bridges(&self) -> BTreeMap<&str, bool> {
+        let links = self.links.iter();
+        let bridges = links.filter_map(|(name, link)| match link.kind {
+            LinkKind::Bridge(kind) => Some((name.as_str(), kind.vlan_filtering)),
+            _ => None,
+        });
+        bridges.collect()
     }
 
     /// Does `step` to the facts as the kernel would. What cannot be done is left undone.

@@ -2,7 +2,7 @@
 //!
 //! What is not named here (links, their addresses, routes) is left alone unless `own` is set.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -46,9 +46,10 @@ pub struct Network {
 }
 
 impl Network {
-    /// Names of the bridges that it makes, for the NICs of guests.
-    pub fn bridges(&self) -> Vec<&str> {
-        self.bridge.iter().map(|bridge| bridge.name.as_str()).collect()
+    /// The bridges that it makes, for the NICs of guests: whether each filters VLANs.
+    pub fn bridges(&self) -> BTreeMap<&str, bool> {
+        let bridges = self.bridge.iter();
+        bridges.map(|bridge| (bridge.name.as_str(), bridge.vlan_filtering)).collect()
     }
 }
 

@@ -101,8 +101,6 @@ pub fn plan(desired: &Desired, host: &Host) -> Result<Plan, Refusals> {
     let site = Site { host, xen: &after, service: &service };
     let mut bridges = host.links.bridges();
     bridges.extend(desired.network.bridges());
-    bridges.sort_unstable();
-    bridges.dedup();
     refusals.extend(fit::refusals(&desired.guests, site, &bridges));
     if !refusals.is_empty() {
         return Err(Refusals(refusals));

@@ -16,9 +16,9 @@ use super::{
     folder::Folder,
     identity::{self, Identity},
     probe::Probe,
-    serve,
+    rest, serve,
 };
-use crate::{cli::print, console};
+use crate::{cli::print, console, sys::xl::Xl};
 
 /// Where the agent's memory and its identity are.
 #[derive(Debug, Args)]
@@ -103,6 +103,18 @@ pub(crate) fn status(place: &Place) -> Result<ExitCode> {
 /// Keeps the node what it should be, for ever.
 pub(crate) fn serve(place: &Place) -> Result<ExitCode> {
     serve::run(Agent::at(&place.state, Identity::load(&place.identity)?)?)
+}
+
+/// Shuts all guests down, billet's or not, and destroys those that do not in their time.
+pub(crate) fn stop_guests(place: &Place) -> Result<ExitCode> {
+    // Guests are to be shut down whatever became of the agent's memory.
+    let held = Folder::at(&place.state).and_then(|folder| Held::read(&folder));
+    let held = held.unwrap_or_else(|error| {
+        console::say(format_args!("{error:#}"));
+        Held::default()
+    });
+    rest::stop_guests(&Xl::at("/".as_ref()), held.desired.as_ref())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Wish {

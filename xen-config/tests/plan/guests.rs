@@ -143,6 +143,10 @@ fn a_desired_state_that_cannot_be_says_what_would_fit() {
         ("vcpus = 9\nmax_vcpus = 9", "9 virtual CPUs asked, guests have 4 CPUs"),
         ("cpus = \"3-5\"", "there are no CPUs 4-5 for guest web: 0-3 are there"),
         ("nic = [{ bridge = \"br7\" }]", "there is no bridge br7"),
+        (
+            "nic = [{ bridge = \"br1\", vlan = 7 }]\n[[network.bridge]]\nname = \"br1\"",
+            "VLAN 7 on bridge br1, which filters none",
+        ),
         ("pci = [\"01:00.0\"]", "no PCI device 0000:01:00.0"),
         ("cap = 300", "at most 200 for 2 CPUs"),
         ("type = \"hvm\"\ndisk = [{ path = \"d\", as = \"xvda\" }]", "a path from /"),
