@@ -41,6 +41,10 @@ impl Script<'_> {
     }
 }
 
+/// Seconds after which a RAM system that panicked starts the machine again: nobody is there to do it,
+/// and the deployment goes on from what is on the disk.
+const PANIC: u32 = 10;
+
 /// `initrd=` is what a kernel needs under UEFI to find its RAM disk; BIOS does not mind it.
 /// iPXE itself fills in `${...}`: the addresses of the interface it booted from.
 fn ram_system(server: &str, mac: Mac, token: &Token, node: &str, image: &str) -> String {
@@ -50,7 +54,7 @@ fn ram_system(server: &str, mac: Mac, token: &Token, node: &str, image: &str) ->
         "#!ipxe\n\
          echo billet: {node} gets {image}\n\
          imgfree\n\
-         kernel {server}{kernel} initrd=ramdisk console=tty0 console=ttyS0,115200 \
+         kernel {server}{kernel} initrd=ramdisk panic={PANIC} console=tty0 console=ttyS0,115200 \
          billet.server={server} billet.mac={mac} billet.token={token} \
          billet.ip=${{ip}}/${{netmask}} billet.gateway=${{gateway}} || goto again\n\
          initrd {server}{ramdisk} || goto again\n\

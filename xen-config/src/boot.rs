@@ -180,7 +180,7 @@ impl XenWish {
 
     /// The part of Linux's command line that is this node's own.
     pub fn linux_line(&self) -> String {
-        let mut words = vec!["quiet".to_owned()];
+        let mut words = vec!["quiet".to_owned(), "panic=30".to_owned()];
         if self.consoles().contains(&Console::Vga) {
             words.push("console=tty0".to_owned());
         }
@@ -260,6 +260,8 @@ mod tests {
         let (wish, line) = lines("[xen]\nlinux = [\"no_timer_check\"]", 1);
         let text = fragment(&line, &wish);
         assert_eq!(text.lines().count(), 3);
-        assert!(text.contains("linux_line=\"quiet console=tty0 console=hvc0 no_timer_check\""));
+        assert!(
+            text.contains("linux_line=\"quiet panic=30 console=tty0 console=hvc0 no_timer_check\"")
+        );
     }
 }

@@ -66,6 +66,10 @@ impl<'a> Wish<'a> {
 
     pub(crate) fn check_mtu(&mut self) {
         let mtu = |wish: &Self, name: &LinkName| {
+            // The kernel gives a new port of a bond what the bond has.
+            let bond = wish.masters.get(name).copied();
+            let bond = bond.filter(|it| matches!(wish.kind(it), Some(LinkKind::Bond(_))));
+            let name = bond.unwrap_or(name);
             let wanted = wish.links.get(name).and_then(|link| link.mtu);
             let there = wish.facts.get(name).map(|link| link.mtu);
             wanted.or(there).or(wish.known(name).then_some(MTU))

@@ -194,6 +194,18 @@ fn what_a_port_lies_on_is_kept() {
     assert!(facts.links.contains_key(&"bond0".parse::<LinkName>().unwrap()));
 }
 
+/// A card that was large enough for a VLAN device becomes a port of a bond that is not.
+#[test]
+fn a_port_of_a_bond_is_as_large_as_the_bond() {
+    let mut facts = machine();
+    let large = network("[[link]]\nname = \"eth1\"\nmtu = 9000");
+    plan(&large, &facts).unwrap().steps.iter().for_each(|step| facts.apply(step));
+    let text = "[[bond]]\nname = \"bond0\"\nports = [\"eth1\"]\n\
+                [[vlan]]\nname = \"v5\"\nlink = \"eth1\"\nid = 5\nmtu = 9000";
+    let refusals = plan(&network(text), &facts).unwrap_err();
+    assert_eq!(refusals, ["mtu 9000 of v5 is more than the 1500 of eth1"]);
+}
+
 /// Without what no step sets.
 fn visible(mut links: Links) -> Links {
     for link in links.links.values_mut() {

@@ -72,6 +72,9 @@ fn four_machines(stage: &Stage) -> Result<()> {
         let size: u64 = lines.get(2).context("no size")?.parse().context("reading a size")?;
         ensure!(size > 5 << 30, "{name}'s file system was not grown: {size} bytes of 6 GiB");
         ensure!(lines.get(3) == Some(&"running"), "{name} has failed units: {lines:?}");
+        // The others have its share of the host from now on.
+        drop(server);
+        node.cut();
     }
     Ok(())
 }

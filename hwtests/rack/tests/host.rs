@@ -290,6 +290,12 @@ impl Host<'_> {
         self.is_in_shape()
     }
 
+    /// How often the guest's own kernel has said that it goes down.
+    fn shutdowns(&self) -> Result<u32> {
+        let said = "grep -c 'reboot: Power down' /var/log/xen/console/guest-pv.log || true";
+        self.ssh(said)?.trim().parse().context("counting the guest's shutdowns")
+    }
+
     fn survives_a_reboot(&self) -> Result<()> {
         self.becomes(&USUAL)?;
         let needed = self.status()?;
@@ -297,6 +303,7 @@ impl Host<'_> {
             needed["reboot_needed"] == true,
             "no reboot is needed for another memory: {needed}"
         );
+        let shutdowns = self.shutdowns()?;
         let before = self.ssh("cat /proc/sys/kernel/random/boot_id")?;
         self.ssh("(sleep 1; systemctl reboot) >/dev/null 2>&1 &")?;
         let began = Instant::now();
