@@ -321,9 +321,7 @@ impl Host<'_> {
                 break;
             }
         }
-        let down =
-            self.ssh("grep -c 'reboot: Power down' /var/log/xen/console/guest-pv.log || true")?;
-        ensure!(down.trim() != "0", "the guest was not shut down with its host");
+        ensure!(self.shutdowns()? > shutdowns, "the guest was not shut down with its host");
         let resident = "for try in $(seq 200); do pgrep -x billet-agent >/dev/null && \
                         xl domid pvh >/dev/null 2>&1 && break; sleep 1; done; \
                         awk '/VmRSS/ {print $2}' /proc/$(pgrep -xo billet-agent)/status";
