@@ -9,6 +9,8 @@ use crate::{
     list::{Domain, Ending},
     pci::{PciAddress, PciDevice},
     pool::Pool,
+    slice::Held,
+    sriov::Sriov,
 };
 
 /// A node.
@@ -25,6 +27,10 @@ pub struct Host {
     pub irqs: Irqs,
     /// PCI functions.
     pub pci: Vec<PciDevice>,
+    /// Physical functions and their VFs.
+    pub sriov: Sriov,
+    /// VFs that slices have, as the agent remembers.
+    pub held: Vec<Held>,
     /// What the seed partition says of the next boot (`billet/xen.cfg`), where it can be read.
     pub fragment: Option<String>,
     /// Guests whose memory is in a file.
