@@ -20,3 +20,6 @@ mod provisioner;
 pub(crate) mod reach;
 mod report;
 mod serve;
+mod slice;
+mod sriov;
+pub(crate) mod vf_cli;

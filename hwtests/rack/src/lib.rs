@@ -22,6 +22,7 @@ pub mod child;
 pub mod console;
 pub mod enter;
 pub mod guest;
+pub mod hardware;
 pub mod kernel;
 mod machine;
 pub mod neighbour;
