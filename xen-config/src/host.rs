@@ -52,9 +52,12 @@ pub struct Ended {
 }
 
 impl Host {
-    /// NUMA nodes of NICs and HCAs, those with the most of them first.
+    /// NUMA nodes of NICs and HCAs, those with the most of them first. VFs do not count: the service
+    /// domain must not move because a card was cut.
     pub fn near(&self) -> Vec<u32> {
-        let network = self.pci.iter().filter(|device| device.is_network());
+        let vfs = || self.sriov.pfs.iter().flat_map(|pf| &pf.vfs);
+        let is_vf = |address: &PciAddress| vfs().any(|vf| vf.address == *address);
+        let network = self.pci.iter().filter(|it| it.is_network() && !is_vf(&it.address));
         let nodes: Vec<u32> = network.filter_map(|device| device.node).collect();
         let mut order = nodes.clone();
         order.sort_unstable();

@@ -26,6 +26,7 @@ pub mod hardware;
 pub mod kernel;
 mod machine;
 pub mod neighbour;
+pub mod netdevsim;
 pub mod netlink;
 pub mod node;
 pub mod qmp;

@@ -16,11 +16,7 @@ use crate::{bench::peers, tool};
 
 /// What is put into netdevsim's source (Linux 6.1), before or after which of its lines.
 const CHANGES: [(&str, &str, &str); 3] = [
-    (
-        "netdevsim.h",
-        "struct nsim_vf_config {",
-        "struct nsim_vf_config {\n\tu64 guid[2];",
-    ),
+    ("netdevsim.h", "struct nsim_vf_config {", "struct nsim_vf_config {\n\tu64 guid[2];"),
     (
         "netdev.c",
         "static const struct net_device_ops nsim_netdev_ops = {",

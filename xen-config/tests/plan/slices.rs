@@ -267,6 +267,24 @@ fn near_its_cpus_and_spread() {
 }
 
 #[test]
+fn a_card_that_is_cut_moves_nobody() {
+    let mut node = node();
+    let device = |address: &str, node: u32| {
+        let json = format!(
+            "{{\"address\": \"{address}\", \"class\": \"020700\", \"driver\": null, \"node\": {node}}}"
+        );
+        serde_json::from_str(&json).unwrap()
+    };
+    node.host.pci = vec![device("01:00.0", 0), device("3b:00.0", 0), device("86:00.0", 1)];
+    settle(&mut node, FABRICS);
+    let near = node.host.near();
+    let vfs = (1..5).map(|vf| device(&format!("86:00.{vf}"), 1));
+    node.host.pci.extend(vfs);
+    assert_eq!((node.host.near(), near), (vec![0, 1], vec![0, 1]));
+    assert_eq!(plan(&node, FABRICS).sentences(), [""; 0]);
+}
+
+#[test]
 fn a_slice_comes_home_and_the_next_owner_is_somebody_else() {
     let mut node = node();
     settle(&mut node, &format!("{FABRICS}{}", sliced("web")));
