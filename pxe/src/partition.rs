@@ -257,6 +257,7 @@ mod tests {
     #[test]
     fn a_guid_of_another_node_is_refused() {
         let asked = ports(
+            "3",
             "n3",
             &desired("[slice.x]\nfabric = \"ib0\"\nguid = \"02:00:00:00:00:00:00:0c\"\n"),
         );

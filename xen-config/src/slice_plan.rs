@@ -161,6 +161,11 @@ impl Draft<'_> {
                     self.step(SliceStep::Ipoib);
                 }
                 let address = &pf.address;
+                let off = pf.links.first().filter(|link| link.down);
+                if let (LinkLayer::Ethernet, Some(link)) = (fabric.link, off) {
+                    let (pf, link) = (address.clone(), link.name.clone());
+                    self.step(SliceStep::Up { pf, link });
+                }
                 if pf.autoprobe == Some(true) {
                     self.step(SliceStep::Autoprobe { pf: address.clone() });
                 }

@@ -18,6 +18,13 @@ use crate::{
 pub enum SliceStep {
     /// Loads IPoIB: mlx5 takes GUIDs on its links only.
     Ipoib,
+    /// Switches a NIC's own link on, without which its VFs have none.
+    Up {
+        /// The physical function.
+        pf: PciAddress,
+        /// Its link.
+        link: String,
+    },
     /// Keeps drivers of dom0 off VFs that appear: they would start them with an identity that is
     /// none.
     Autoprobe {
@@ -165,6 +172,7 @@ impl fmt::Display for SliceStep {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SliceStep::Ipoib => out.write_str("load ib_ipoib, on whose links GUIDs are set"),
+            SliceStep::Up { pf, link } => write!(out, "switch {link}, the link of {pf}, on"),
             SliceStep::Autoprobe { pf } => write!(out, "keep drivers of dom0 off new VFs of {pf}"),
             SliceStep::Count { pf, count: 0 } => write!(out, "take away all VFs of {pf}"),
             SliceStep::Count { pf, count } => write!(out, "cut {pf} into {count} VFs"),
@@ -212,6 +220,9 @@ impl SliceStep {
     pub fn done(&self, sriov: &mut Sriov, held: &mut Vec<Held>) {
         match self {
             SliceStep::Ipoib => sriov.ipoib = true,
+            SliceStep::Up { pf, .. } => {
+                sriov.change(pf, |pf| pf.links.iter_mut().for_each(|link| link.down = false));
+            }
             SliceStep::Autoprobe { pf } => {
                 sriov.change(pf, |pf| pf.autoprobe = Some(false));
             }

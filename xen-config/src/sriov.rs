@@ -65,6 +65,9 @@ pub struct PfLink {
     pub name: String,
     /// What travels on it: its type is 32 or 1 (linux/if_arp.h).
     pub link: LinkLayer,
+    /// Whether it is switched off: VFs of most NICs have no link then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub down: bool,
 }
 
 /// An InfiniBand device.

@@ -4,13 +4,18 @@
 //! again, and a step that was broken off leaves an older one behind. A slice that is in there
 //! and not desired goes back from wherever it was.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use xen_config::{
     fabric::LinkLayer,
+    link_step::LinkStep,
     pci::PciAddress,
     slice::{Held, SliceId},
     slice_step::{Binder, SliceStep, VfChange, VfPlace},
@@ -20,6 +25,7 @@ use xen_config::{
 use super::{folder::Folder, sriov};
 use crate::{
     sys::{
+        link,
         sriov::{Door, Vendor},
         vf::Vfs,
         xl::Xl,
@@ -28,6 +34,8 @@ use crate::{
 };
 
 const FILE: &str = "slices.json";
+/// A link comes up within some seconds, or has no cable.
+const CARRIER: Duration = Duration::from_secs(10);
 /// Past owners that are remembered.
 const MOST: usize = 1000;
 
@@ -106,6 +114,10 @@ impl Slices {
         let door = Door::at(Sysfs::at(&self.root));
         match step {
             SliceStep::Ipoib => load("ib_ipoib"),
+            SliceStep::Up { link, .. } => {
+                let link = link.parse().with_context(|| format!("reading the name {link}"))?;
+                link::Door::open()?.apply(&[LinkStep::Up { link }])
+            }
             SliceStep::Autoprobe { pf } => door.autoprobe_off(pf),
             SliceStep::Count { pf, count } => door.count(pf, *count),
             SliceStep::Hold { held } => {
@@ -139,6 +151,16 @@ impl Slices {
             VfChange::Bind { driver: Binder::Pciback } => take(door, &vf),
             VfChange::Bind { driver: Binder::VfioPci } => bind_vfio(door, &vf),
             _ => self.identify(door, at, &vf, change),
+        }
+    }
+
+    /// igb limits a VF only while its own link is up, which it is not for some seconds after it was
+    /// switched on or the card was cut.
+    fn await_carrier(&self, link: &str) {
+        let (sysfs, begun) = (Sysfs::at(&self.root), Instant::now());
+        let carrier = || sysfs.flag(format!("sys/class/net/{link}/carrier"));
+        while !carrier() && begun.elapsed() < CARRIER {
+            thread::sleep(Duration::from_millis(100));
         }
     }
 
@@ -179,6 +201,9 @@ impl Slices {
                 let link = link.with_context(|| {
                     format!("finding a link of {} for {}", at.pf, wanted.name())
                 })?;
+                if matches!(change, VfChange::Rate { .. }) {
+                    self.await_carrier(&link.name);
+                }
                 let door = match &mut self.links {
                     Some(door) => door,
                     none => none.insert(Vfs::open()?),

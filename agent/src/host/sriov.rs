@@ -71,7 +71,10 @@ fn links(sysfs: &Sysfs, folder: &str) -> Vec<PfLink> {
             Some(1) => LinkLayer::Ethernet,
             _ => return None,
         };
-        (!child && !stand_in).then_some(PfLink { name, link })
+        let flags = sysfs.text(at("flags")).and_then(|flags| hex(&flags));
+        // IFF_UP
+        let down = flags.is_some_and(|flags| flags & 1 == 0);
+        (!child && !stand_in).then_some(PfLink { name, link, down })
     };
     sysfs.list(folder).into_iter().filter_map(link).collect()
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
     link::{
@@ -78,7 +79,15 @@ impl Vfs {
         let requests = changes.iter().map(request).collect::<Result<Vec<_>>>()?;
         for ((vf, change), answer) in changes.iter().zip(self.netlink.ask(&requests)?) {
             if let Answer::Refused(errno, words) = answer {
-                bail!("the kernel refused {change:?} of VF {vf} of {link}: {words} ({errno:?})");
+                let hint = match (change, errno) {
+                    (VfChange::Rate { .. }, Errno::EINVAL) => {
+                        "; cards limit VFs while their link is up, and to less than its speed"
+                    }
+                    _ => "",
+                };
+                bail!(
+                    "the kernel refused {change:?} of VF {vf} of {link}: {words} ({errno:?}){hint}"
+                );
             }
         }
         Ok(())
@@ -153,11 +162,11 @@ fn parse_vf(info: &[u8], link: LinkLayer) -> Option<(u32, VfSays)> {
                     _ => None,
                 };
             }
-            IFLA_VF_IB_NODE_GUID => {
+            IFLA_VF_IB_NODE_GUID if !ethernet => {
                 says.guids = true;
                 says.node = guid(value);
             }
-            IFLA_VF_IB_PORT_GUID => {
+            IFLA_VF_IB_PORT_GUID if !ethernet => {
                 says.guids = true;
                 says.port = guid(value);
             }

@@ -207,7 +207,7 @@ fn guids(count: u32) -> Result<()> {
     let link = cut(1, count)?;
     let fresh: Value = serde_json::from_str(&vf(&format!("ls {link}"))?)?;
     ensure!(fresh.as_object().is_some_and(|all| all.len() == count as usize), "{fresh}");
-    ensure!(fresh["0"]["guids"] == true && fresh["0"]["port"].is_null(), "{fresh}");
+    ensure!(fresh["0"]["guids"] == true, "{fresh}");
     let begun = Instant::now();
     for number in 0..count {
         let (node, port) = (node(number), port(number));
@@ -244,7 +244,7 @@ fn two_in_one() -> Result<()> {
     said("ip", &format!("link set {link} vf 1 node_guid {} port_guid {}", node(9), port(9)))?;
     let all: Value = serde_json::from_str(&vf(&format!("ls {link}"))?)?;
     ensure!(all["1"]["node"] == node(9), "{all}");
-    ensure!(all["1"]["port"].is_null(), "this kernel takes both now: {all}");
+    ensure!(all["1"]["port"] != port(9), "this kernel takes both now: {all}");
     for none in ["00:00:00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff:ff:ff"] {
         let reason = refused("billet-agent", &format!("vf set {link} 1 --port-guid {none}"))?;
         ensure!(reason.contains("leave guid out"), "{reason}");
@@ -371,9 +371,6 @@ fn all_free() -> Result<()> {
 }
 
 fn carved() -> Result<()> {
-    for link in ["eth0", "eth1"] {
-        said("ip", &format!("link set {link} up"))?;
-    }
     let begun = Instant::now();
     apply(&format!("{FABRIC}{SLICES}"))?;
     println!("note carved, named, bound and checked: {} ms", begun.elapsed().as_millis());
@@ -436,9 +433,6 @@ fn reloaded() -> Result<()> {
             write(&format!("/sys/bus/pci/drivers/igb/{verb}"), &pf)
                 .with_context(|| format!("{verb} of {pf}"))?;
         }
-    }
-    for link in ["eth0", "eth1"] {
-        said("ip", &format!("link set {link} up"))?;
     }
     apply(&format!("{FABRIC}{SLICES}"))?;
     let after = slices()?;

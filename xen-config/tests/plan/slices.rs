@@ -155,7 +155,7 @@ fn sriov() -> Sriov {
     };
     let igb = r#"{"address": "0000:01:00.0", "driver": "igb", "node": 0, "total": 7, "count": 0,
         "autoprobe": true, "offset": 128, "stride": 2, "way": "netlink",
-        "links": [{ "name": "ens1", "link": "ethernet" }]}"#;
+        "links": [{ "name": "ens1", "link": "ethernet", "down": true }]}"#;
     let (one, other) = (hca("3b", 0, "mlx5_0", "netlink"), hca("86", 1, "mlx5_1", "vendor"));
     serde_json::from_str(&format!("{{\"pfs\": [{igb}, {one}, {other}]}}")).unwrap()
 }
