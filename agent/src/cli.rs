@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     console,
-    host::{self, network_cli},
+    host::{self, network_cli, vf_cli},
     inventory, local,
     sysfs::Sysfs,
 };
@@ -74,6 +74,9 @@ enum Verb {
     /// The network of a dom0
     #[command(subcommand)]
     Network(network_cli::Verb),
+    /// VFs of a link
+    #[command(subcommand)]
+    Vf(vf_cli::Verb),
     /// Print the version
     Version,
 }
@@ -117,6 +120,7 @@ fn apply(verb: Verb) -> Result<ExitCode> {
         Verb::Status { place } => return host::cli::status(&place),
         Verb::StopGuests { place } => return host::cli::stop_guests(&place),
         Verb::Network(verb) => return network_cli::run(verb),
+        Verb::Vf(verb) => return vf_cli::run(verb),
         Verb::Version => print(env!("CARGO_PKG_VERSION"))?,
     }
     Ok(ExitCode::SUCCESS)

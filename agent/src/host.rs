@@ -23,4 +23,7 @@ pub(crate) mod reach;
 mod report;
 mod rest;
 mod serve;
+mod slice;
+mod sriov;
+pub(crate) mod vf_cli;
 mod watch;

@@ -5,4 +5,6 @@ pub(crate) mod link;
 mod link_facts;
 mod link_request;
 mod netlink;
+pub(crate) mod sriov;
+pub(crate) mod vf;
 pub(crate) mod xl;

@@ -238,6 +238,44 @@ pub struct GuestView {
     pub written: u64,
 }
 
+/// The slices of a node.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SlicesView {
+    /// Name of the node.
+    pub node: String,
+    /// When its agent said so.
+    #[schema(value_type = Option<String>)]
+    pub heard: Option<Timestamp>,
+    /// Those that are desired, then those that are still to be given back.
+    pub items: Vec<SliceView>,
+}
+
+/// A slice of a fabric.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SliceView {
+    /// `web/0`, the first one of guest web, or `vm1`.
+    pub slice: String,
+    /// Its fabric; nothing when it is desired no longer.
+    pub fabric: Option<String>,
+    /// `announced` before it has a VF, `held` while that is made ready, `ready`, `given` to a
+    /// domain, and `returning` when it is desired no longer.
+    pub state: String,
+    /// GUID of its port: what partition keys are given to.
+    pub guid: Option<String>,
+    /// GUID of its node.
+    pub node_guid: Option<String>,
+    /// Its hardware address, on Ethernet.
+    pub mac: Option<String>,
+    /// Its partitions.
+    pub pkeys: Vec<String>,
+    /// Its VF's physical function.
+    pub pf: Option<String>,
+    /// Number of its VF there.
+    pub vf: Option<u32>,
+    /// Where its VF sits.
+    pub address: Option<String>,
+}
+
 /// A request to write an image to a node.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -12,7 +12,10 @@ use anyhow::{Context as _, bail};
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
 use serde::Deserialize;
 
-use crate::{deployment::Limits, dhcp_config::DhcpConfig, ra::RaConfig, tftp::TftpConfig};
+use crate::{
+    deployment::Limits, dhcp_config::DhcpConfig, ra::RaConfig, subnet_manager::FabricConfig,
+    tftp::TftpConfig,
+};
 
 /// Folder of the state of a server that runs as root.
 pub const DATA: &str = "/var/lib/billet";
@@ -43,6 +46,9 @@ pub struct Config {
     pub nodes: NodesConfig,
     /// `[events]`
     pub events: EventsConfig,
+    /// `[[fabric]]`: InfiniBand fabrics whose subnet managers are told of slices.
+    #[serde(rename = "fabric")]
+    pub fabrics: Vec<FabricConfig>,
 }
 
 impl Default for Config {
@@ -59,6 +65,7 @@ impl Default for Config {
             deploy: DeployConfig::default(),
             nodes: NodesConfig::default(),
             events: EventsConfig::default(),
+            fabrics: Vec::new(),
         }
     }
 }
@@ -221,6 +228,11 @@ impl Config {
     /// The file of the admin token.
     pub fn token_file(&self) -> PathBuf {
         self.data.join("admin.token")
+    }
+
+    /// Where it is kept what subnet managers know.
+    pub fn fabrics_folder(&self) -> PathBuf {
+        self.data.join("fabrics")
     }
 
     /// How long a deployment waits.

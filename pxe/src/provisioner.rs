@@ -4,6 +4,7 @@
 mod agent;
 mod clock;
 mod configs;
+mod fabrics;
 mod network;
 mod node_agents;
 mod operator;
@@ -29,6 +30,7 @@ use crate::{
 };
 
 pub use clock::{keep_time, tidy, watch_starts};
+pub use fabrics::keep_partitions;
 pub use operator::Repeat;
 
 /// Everything that serving shares.

@@ -24,7 +24,7 @@ use crate::{
     interface::Interfaces,
     library::Library,
     live::{Live, Message},
-    provisioner::{Provisioner, keep_time, tidy, watch_starts},
+    provisioner::{Provisioner, keep_partitions, keep_time, tidy, watch_starts},
     ra,
     registry::{Heard, Registry, Seen},
     store::{Store, sqlite_url},
@@ -77,6 +77,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tokio::spawn(keep_time(provisioner.clone())),
         tokio::spawn(watch_starts(provisioner.clone())),
         tokio::spawn(tidy(provisioner.clone(), config.events.keep)),
+        tokio::spawn(keep_partitions(
+            provisioner.clone(),
+            config.fabrics.clone(),
+            config.fabrics_folder(),
+        )),
     ];
     ready();
     let ended = tokio::select! {

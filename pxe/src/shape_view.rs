@@ -2,10 +2,13 @@
 
 use jiff::Timestamp;
 use protocol::{GuestReport, HostState};
-use xen_config::Desired;
+use xen_config::{
+    Desired, Host,
+    slice::{Held, Identity, SliceId},
+};
 
 use crate::{
-    api::{ConfigStatus, ConfigView, GuestView, WaitView},
+    api::{ConfigStatus, ConfigView, GuestView, SliceView, WaitView},
     node_agent::{Heard, NodeAgent, printable},
     shape::{Given, Shape},
 };
@@ -146,5 +149,58 @@ fn seen(guest: GuestReport, desired: bool) -> GuestView {
         sent: usage.sent,
         read: usage.read,
         written: usage.written,
+    }
+}
+
+/// The slices that are desired of the node with the identifier `id`, and those that its agent still remembers.
+pub fn slices(id: &str, desired: &Desired, host: &Host) -> Vec<SliceView> {
+    let wanted = xen_config::slice::slices(desired, id);
+    let mut views = Vec::new();
+    for slice in &wanted {
+        let held = host.held.iter().find(|held| held.slice == slice.id);
+        // The agent's word counts: a guest that runs keeps the identity that it was given.
+        let identity = held.map_or(&slice.identity, |held| &held.identity);
+        let mut view = slice_view(&slice.id, identity, held, host);
+        view.fabric = Some(slice.wish.fabric.to_string());
+        view.pkeys = slice.wish.pkeys.iter().map(ToString::to_string).collect();
+        views.push(view);
+    }
+    let left = host.held.iter().filter(|held| wanted.iter().all(|it| it.id != held.slice));
+    views.extend(left.map(|held| SliceView {
+        state: "returning".to_owned(),
+        ..slice_view(&held.slice, &held.identity, Some(held), host)
+    }));
+    views
+}
+
+fn slice_view(id: &SliceId, identity: &Identity, held: Option<&Held>, host: &Host) -> SliceView {
+    let pf = held.and_then(|held| host.sriov.pf(&held.pf));
+    let vf = held.zip(pf).and_then(|(held, pf)| pf.vf(held.vf));
+    let given = vf.is_some_and(|vf| {
+        let domains = host.xen.iter().flat_map(|xen| &xen.domains);
+        let mut made = domains.flat_map(|domain| &domain.made);
+        made.any(|made| made.pci.contains(&vf.address))
+    });
+    let state = match (held, vf.and_then(|vf| vf.driver.as_deref())) {
+        (None, _) => "announced",
+        _ if given => "given",
+        (_, Some("pciback" | "vfio-pci")) => "ready",
+        _ => "held",
+    };
+    let (guid, node_guid, mac) = match identity {
+        Identity::InfiniBand { node, port } => (Some(*port), Some(*node), None),
+        Identity::Ethernet { mac } => (None, None, Some(mac.to_string())),
+    };
+    SliceView {
+        slice: id.to_string(),
+        fabric: None,
+        state: state.to_owned(),
+        guid: guid.map(|guid| guid.to_string()),
+        node_guid: node_guid.map(|guid| guid.to_string()),
+        mac,
+        pkeys: Vec::new(),
+        pf: held.map(|held| held.pf.to_string()),
+        vf: held.map(|held| held.vf),
+        address: vf.map(|vf| vf.address.to_string()),
     }
 }

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{boot::XenWish, domain::Guest, network::Network, service::ServiceWish};
+use crate::{
+    boot::XenWish, domain::Guest, fabric::Fabric, network::Network, service::ServiceWish,
+    slice::Slices,
+};
 
 /// What a node should be, as an operator writes it (TOML) or the provisioner sends it (JSON).
 /// Every key has a default; one that is none is refused with the nearest that is.
@@ -15,6 +18,12 @@ pub struct Desired {
     pub xen: XenWish,
     /// `[network]`
     pub network: Network,
+    /// `[[fabric]]`
+    #[serde(rename = "fabric", skip_serializing_if = "Vec::is_empty")]
+    pub fabrics: Vec<Fabric>,
+    /// `[slice.<name>]`: slices that are made ready for somebody else than billet's guests.
+    #[serde(rename = "slice", skip_serializing_if = "Slices::is_empty")]
+    pub slices: Slices,
     /// `[[guest]]`
     #[serde(rename = "guest")]
     pub guests: Vec<Guest>,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CpuSet, Name, Size, nic::Nic, pci::PciAddress, text::Text};
+use crate::{CpuSet, Name, Size, nic::Nic, pci::PciAddress, slice::SliceWish, text::Text};
 
 /// `[[guest]]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +63,14 @@ pub struct Guest {
     /// PCI functions that it gets whole.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pci: Vec<PciAddress>,
+    /// Its slices: one, or a list of them.
+    #[serde(
+        rename = "slice",
+        default,
+        deserialize_with = "crate::slice::one_or_more",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub slices: Vec<SliceWish>,
 }
 
 /// How a guest is virtualised.

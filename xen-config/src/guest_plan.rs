@@ -7,8 +7,10 @@ use crate::{
     list::{Domain, Ending},
     made::{Made, MadeNic},
     nic::Mac,
+    pci::PciAddress,
     pool::{self, PoolStep},
     service::{Dedicate, ServicePlan},
+    slice_plan::SlicePlan,
     xl::{self, Place},
 };
 
@@ -24,6 +26,8 @@ pub struct Site<'a> {
     pub xen: &'a Xen,
     /// Who runs where.
     pub service: &'a ServicePlan,
+    /// What slices bring with them.
+    pub slices: &'a SlicePlan,
 }
 
 /// What is to be done for guests.
@@ -136,6 +140,9 @@ impl GuestPlan {
         if !guest.is_up() {
             return;
         }
+        if site.slices.waiting.contains(&guest.name) {
+            return;
+        }
         match site.host.ended.iter().find(|ended| ended.guest == guest.name) {
             Some(ended) if ended.wait => {
                 let (name, ending) = (&guest.name, ended.ending);
@@ -153,6 +160,10 @@ impl GuestPlan {
             (Restart::OnFailure, ending) => ending != Ending::PowerOff,
             (Restart::Never, _) => false,
         };
+        // Said of its slice already: it starts after the next look.
+        if again && site.slices.waiting.contains(&guest.name) {
+            return;
+        }
         if again {
             return self.start(guest, site);
         }
@@ -204,7 +215,7 @@ impl GuestPlan {
         let place = place(guest, site);
         self.cpus(guest, domain, &place);
         match &domain.made {
-            Some(made) => self.made(guest, made, &place),
+            Some(made) => self.made(guest, made, &place, site),
             None => self.notes.push(format!("xl does not tell what {name} is made of")),
         }
         match (guest.state, domain.state.paused) {
@@ -226,7 +237,7 @@ impl GuestPlan {
         }
     }
 
-    fn made(&mut self, guest: &Guest, made: &Made, place: &Place) {
+    fn made(&mut self, guest: &Guest, made: &Made, place: &Place, site: Site<'_>) {
         let name = &guest.name;
         if (made.weight, made.cap) != (guest.weight.into(), guest.cap.into()) {
             self.step(name, Change::Weight { weight: guest.weight, cap: guest.cap });
@@ -242,7 +253,7 @@ impl GuestPlan {
         }
         self.disks(guest, made);
         self.nics(guest, made, place);
-        self.pci(guest, made);
+        self.pci(guest, made, site);
         let reasons = restarts(guest, made);
         if !reasons.is_empty() {
             self.notes.push(format!("{name} needs a restart for its {}", reasons.join(", ")));
@@ -286,12 +297,18 @@ impl GuestPlan {
         }
     }
 
-    fn pci(&mut self, guest: &Guest, made: &Made) {
-        for device in made.pci.iter().filter(|device| !guest.pci.contains(device)) {
+    fn pci(&mut self, guest: &Guest, made: &Made, site: Site<'_>) {
+        // xl still names a function that vanished, and only a detach makes it forget.
+        let lost = |device: &PciAddress| site.slices.lost.contains(device);
+        let stays = |device: &PciAddress| guest.pci.contains(device) && !lost(device);
+        for device in made.pci.iter().filter(|device| !stays(device)) {
             self.step(&guest.name, Change::PullPci { device: device.clone() });
         }
-        for device in guest.pci.iter().filter(|device| !made.pci.contains(device)) {
-            self.step(&guest.name, Change::Assign { device: device.clone() });
+        let had = |device: &PciAddress| made.pci.contains(device) && !lost(device);
+        for device in guest.pci.iter().filter(|device| !had(device)) {
+            if !site.xen.assignable.contains(device) {
+                self.step(&guest.name, Change::Assign { device: device.clone() });
+            }
             self.step(&guest.name, Change::PlugPci { device: device.clone() });
         }
     }

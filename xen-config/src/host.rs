@@ -9,6 +9,8 @@ use crate::{
     list::{Domain, Ending},
     pci::{PciAddress, PciDevice},
     pool::Pool,
+    slice::Held,
+    sriov::Sriov,
 };
 
 /// A node.
@@ -25,6 +27,10 @@ pub struct Host {
     pub irqs: Irqs,
     /// PCI functions.
     pub pci: Vec<PciDevice>,
+    /// Physical functions and their VFs.
+    pub sriov: Sriov,
+    /// VFs that slices have, as the agent remembers.
+    pub held: Vec<Held>,
     /// What the seed partition says of the next boot (`billet/xen.cfg`), where it can be read.
     pub fragment: Option<String>,
     /// Guests whose memory is in a file.
@@ -46,9 +52,12 @@ pub struct Ended {
 }
 
 impl Host {
-    /// NUMA nodes of NICs and HCAs, those with the most of them first.
+    /// NUMA nodes of NICs and HCAs, those with the most of them first. VFs do not count: the service
+    /// domain must not move because a card was cut.
     pub fn near(&self) -> Vec<u32> {
-        let network = self.pci.iter().filter(|device| device.is_network());
+        let vfs = || self.sriov.pfs.iter().flat_map(|pf| &pf.vfs);
+        let is_vf = |address: &PciAddress| vfs().any(|vf| vf.address == *address);
+        let network = self.pci.iter().filter(|it| it.is_network() && !is_vf(&it.address));
         let nodes: Vec<u32> = network.filter_map(|device| device.node).collect();
         let mut order = nodes.clone();
         order.sort_unstable();

@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::derive::derive;
+
 /// The longest name: it becomes part of a file's name and fits xl's column.
 const LONGEST: usize = 40;
 
@@ -54,14 +56,7 @@ impl Name {
     }
 
     fn derive(&self, what: &str, node: &str, at: u32) -> [u8; 16] {
-        let mut hasher = blake3::Hasher::new();
-        for part in [what, node, &self.0, &at.to_string()] {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part.as_bytes());
-        }
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-        bytes
+        derive(&[what, node, &self.0, &at.to_string()])
     }
 }
 

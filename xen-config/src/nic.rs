@@ -35,6 +35,21 @@ pub struct MacError {
     text: String,
 }
 
+impl Mac {
+    pub(crate) fn of_bytes(bytes: [u8; 6]) -> Mac {
+        Mac(bytes.map(|byte| format!("{byte:02x}")).join(":"))
+    }
+
+    /// Its six bytes.
+    pub fn bytes(&self) -> [u8; 6] {
+        let mut bytes = [0; 6];
+        for (byte, pair) in bytes.iter_mut().zip(self.0.split(':')) {
+            *byte = u8::from_str_radix(pair, 16).unwrap_or_default();
+        }
+        bytes
+    }
+}
+
 impl FromStr for Mac {
     type Err = MacError;
 
@@ -141,6 +156,12 @@ impl Rate {
     /// Bytes per second.
     pub fn bytes(self) -> u64 {
         self.bytes
+    }
+
+    /// In whole megabits per second, as NICs limit their VFs; `None` for what lies between.
+    pub fn megabits(self) -> Option<u32> {
+        let bits = self.bytes * 8;
+        bits.is_multiple_of(1_000_000).then(|| u32::try_from(bits / 1_000_000).ok()).flatten()
     }
 
     /// As netback reads it from the key `rate` of the backend: bytes, then microseconds.

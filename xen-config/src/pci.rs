@@ -41,6 +41,15 @@ impl PciAddress {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The function `distance` routing numbers further, on the same domain.
+    pub(crate) fn after(&self, distance: u32) -> Option<PciAddress> {
+        let part = |from: usize, to: usize| u32::from_str_radix(self.0.get(from..to)?, 16).ok();
+        let own = part(5, 7)? << 8 | part(8, 10)? << 3 | part(11, 12)?;
+        let number = u16::try_from(own.checked_add(distance)?).ok()?;
+        let (bus, device, function) = (number >> 8, number >> 3 & 0x1f, number & 7);
+        Some(PciAddress(format!("{}:{bus:02x}:{device:02x}.{function}", self.0.get(..4)?)))
+    }
 }
 
 impl FromStr for PciAddress {

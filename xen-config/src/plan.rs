@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CpuSet, Desired, Host, Refusal, Refusals, Xen, XenLine, boot, fit,
+    CpuSet, Desired, Guest, Host, Refusal, Refusals, Xen, XenLine, boot, fit,
     guest_plan::{self, Site},
     guest_step::GuestStep,
     irq::{self, IrqStep},
@@ -14,6 +14,9 @@ use crate::{
     pool::{self, PoolStep},
     pool_plan,
     service::{self, Dedicate, ServicePlan},
+    slice_place::SliceSite,
+    slice_plan::{self, SlicePlan},
+    slice_step::SliceStep,
 };
 
 /// What is to be done, in this order.
@@ -37,6 +40,8 @@ pub enum Step {
     Pool(PoolStep),
     /// An interrupt.
     Irq(IrqStep),
+    /// A slice of a fabric.
+    Slice(SliceStep),
     /// A guest.
     Guest(GuestStep),
     /// Writes `billet/xen.cfg` of the seed partition, which holds from the next boot on.
@@ -65,6 +70,7 @@ impl fmt::Display for Step {
             Step::Link(step) => step.fmt(out),
             Step::Pool(step) => step.fmt(out),
             Step::Irq(step) => step.fmt(out),
+            Step::Slice(step) => step.fmt(out),
             Step::Guest(step) => step.fmt(out),
             Step::Fragment { .. } => {
                 out.write_str("write how Xen starts at the next boot to the seed partition")
@@ -87,7 +93,9 @@ pub fn plan(desired: &Desired, host: &Host) -> Result<Plan, Refusals> {
     let mut refusals: Vec<Refusal> = refused;
     let Some(xen) = &host.xen else {
         refusals.extend((!desired.guests.is_empty()).then_some(Refusal::NoXen));
-        let plan = Plan { steps: links.collect(), ..Plan::default() };
+        let slices = slices(desired, host, None, &mut refusals);
+        let steps = links.chain(slices.steps.into_iter().map(Step::Slice)).collect();
+        let plan = Plan { steps, notes: slices.notes, ..Plan::default() };
         return if refusals.is_empty() { Ok(plan) } else { Err(Refusals(refusals)) };
     };
     let service = service(desired, host).map_err(|refusal| Refusals(vec![refusal]))?;
@@ -98,22 +106,49 @@ pub fn plan(desired: &Desired, host: &Host) -> Result<Plan, Refusals> {
     });
     let mut after = xen.clone();
     pools.iter().for_each(|step| after.after(step));
-    let site = Site { host, xen: &after, service: &service };
+    let slices = slices(desired, host, Some(&service), &mut refusals);
+    after.assignable.extend(slices.bound.iter().cloned());
+    let site = Site { host, xen: &after, service: &service, slices: &slices };
     let mut bridges = host.links.bridges();
     bridges.extend(desired.network.bridges());
     refusals.extend(fit::refusals(&desired.guests, site, &bridges));
     if !refusals.is_empty() {
         return Err(Refusals(refusals));
     }
-    let guests = guest_plan::plan(&desired.guests, site);
-    let mut plan = Plan { steps: guests.stops, reboot: Vec::new(), notes: guests.notes };
+    let guests = guest_plan::plan(&with_slices(&desired.guests, &slices), site);
+    let notes = guests.notes.into_iter().chain(slices.notes.iter().cloned()).collect();
+    let mut plan = Plan { steps: guests.stops, reboot: Vec::new(), notes };
     plan.steps.extend(links);
     plan.steps.extend(pools.into_iter().map(Step::Pool));
     plan.irqs(desired, host, &service, &after);
+    plan.steps.extend(slices.steps.into_iter().map(Step::Slice));
     plan.steps.extend(guests.steps);
     plan.boot(desired, host, &service, xen);
     plan.strangers(&service, &after, &ours);
     Ok(plan)
+}
+
+fn slices(
+    desired: &Desired,
+    host: &Host,
+    service: Option<&ServicePlan>,
+    refusals: &mut Vec<Refusal>,
+) -> SlicePlan {
+    slice_plan::plan(SliceSite { desired, host, service }).unwrap_or_else(|reasons| {
+        refusals.extend(reasons.into_iter().map(Refusal::Slice));
+        SlicePlan::default()
+    })
+}
+
+/// Guests with the VFs of their slices.
+fn with_slices(guests: &[Guest], slices: &SlicePlan) -> Vec<Guest> {
+    let with = |guest: &Guest| {
+        let mut guest = guest.clone();
+        let functions = slices.functions.get(&guest.name);
+        guest.pci.extend(functions.into_iter().flatten().cloned());
+        guest
+    };
+    guests.iter().map(with).collect()
 }
 
 /// Who runs where on `host`.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CpuSet, Name, Size, pci::PciAddress};
+use crate::{CpuSet, Name, Size, pci::PciAddress, slice_refusal::SliceRefusal};
 
 /// One reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -186,6 +186,9 @@ pub enum Refusal {
         /// What, and what would fit.
         reason: String,
     },
+    /// A slice that cannot be so.
+    #[error(transparent)]
+    Slice(SliceRefusal),
     /// Anything else, said whole.
     #[error("{0}")]
     Other(String),

@@ -11,6 +11,8 @@ use xen_config::{
     Desired, Host, Name, Plan, Step,
     guest_step::{Change, GuestStep},
     list::Domain,
+    slice::SliceId,
+    slice_step::{SliceStep, VfChange},
 };
 
 use super::{
@@ -26,6 +28,7 @@ use super::{
     network::{self, Options},
     pool,
     probe::{self, Probe},
+    slice::Slices,
     watch::Watch,
 };
 use crate::sys::{irq, xl::Xl};
@@ -52,6 +55,7 @@ pub(crate) struct Agent {
     watch: Watch,
     /// Guests that were made and did not run yet.
     made: BTreeSet<Name>,
+    slices: Slices,
     /// Another one after every boot of the node.
     pub(crate) boot: String,
     state: PathBuf,
@@ -114,6 +118,7 @@ impl Agent {
             guests: Guests::new(&folder),
             watch: Watch::default(),
             made: BTreeSet::new(),
+            slices: Slices::at(&folder, Path::new("/"))?,
             state: state.to_owned(),
             identity,
             folder,
@@ -209,7 +214,7 @@ impl Agent {
         let mut done = 0;
         for (at, step) in plan.steps.iter().enumerate() {
             // A guest of which a step failed is let alone until the next plan.
-            if failed.iter().any(|it| it.guest.is_some() && it.guest.as_deref() == guest_of(step)) {
+            if failed.iter().any(|it| it.guest.is_some() && it.guest == guest_of(step)) {
                 continue;
             }
             // All links are one change, which is confirmed or taken back as a whole.
@@ -218,19 +223,17 @@ impl Agent {
                 continue;
             }
             tell(&Underway { host, plan, at, events: &self.events });
-            self.journal.begin(step)?;
-            let result = self.step(step, desired);
-            self.journal.end()?;
+            let result = self.noted(step, desired)?;
             match result {
                 Ok(came) => {
                     done += 1;
                     self.say(step, came)?;
                 }
                 Err(reason) => {
-                    let guest = guest_of(step).map(str::to_owned);
+                    let guest = guest_of(step);
+                    let alone = guest.is_some() || matches!(step, Step::Irq(_));
                     let failure = Failed { step: step.to_string(), guest, reason };
                     self.fault(step, &failure)?;
-                    let alone = matches!(step, Step::Guest(_) | Step::Irq(_));
                     failed.push(failure);
                     if !alone {
                         break;
@@ -240,6 +243,18 @@ impl Agent {
             self.die();
         }
         Ok(done)
+    }
+
+    /// Does a step that the journal has while it lasts. What slices are in the middle of is
+    /// in their own memory.
+    fn noted(&mut self, step: &Step, desired: &Desired) -> Result<Result<Came>> {
+        if let Step::Slice(step) = step {
+            return Ok(self.slices.apply(step).map(|()| Came::AsPlanned));
+        }
+        self.journal.begin(step)?;
+        let result = self.step(step, desired);
+        self.journal.end()?;
+        Ok(result)
     }
 
     /// All guests that are to shut down do it at the same time.
@@ -263,6 +278,7 @@ impl Agent {
             }
             Step::Pool(step) => pool::apply(step)?,
             Step::Irq(step) => irq::apply(step)?,
+            Step::Slice(step) => self.slices.apply(step)?,
             Step::Guest(step) => {
                 if step.change.ends() {
                     self.watch.forget(&step.guest);
@@ -315,12 +331,22 @@ impl Agent {
                 Change::Shutdown { .. } => HostEventKind::GuestStopped,
                 _ => HostEventKind::GuestChanged,
             },
-            Step::Pool(_) | Step::Irq(_) | Step::Fragment { .. } => return Ok(()),
+            Step::Slice(SliceStep::Vf { change: VfChange::Bind { .. }, .. }) => {
+                HostEventKind::SliceReady
+            }
+            Step::Slice(SliceStep::Free { .. }) => HostEventKind::SliceReturned,
+            Step::Slice(_) | Step::Pool(_) | Step::Irq(_) | Step::Fragment { .. } => return Ok(()),
         };
         let text = match (step, came) {
             (Step::Link(_), _) => "the network is as desired".to_owned(),
             (Step::Guest(step), Came::Destroyed) => {
                 format!("{} did not shut down in its time and was destroyed", step.guest)
+            }
+            (Step::Slice(SliceStep::Vf { slice, at, .. }), _) => {
+                format!("slice {slice} is ready: {at}, {}", self.slices.identity(slice))
+            }
+            (Step::Slice(SliceStep::Free { slice }), _) => {
+                format!("the VF of slice {slice} is free again")
             }
             _ => format!("done: {step}"),
         };
@@ -334,6 +360,7 @@ impl Agent {
                 change: Change::Create { .. } | Change::Restore { .. },
                 ..
             }) => HostEventKind::GuestFailed,
+            Step::Slice(_) => HostEventKind::SliceFailed,
             _ => HostEventKind::StepFailed,
         };
         self.events.note(kind, &failure.to_string(), Vec::new())
@@ -350,9 +377,20 @@ impl Agent {
     }
 }
 
-fn guest_of(step: &Step) -> Option<&str> {
+/// Whose step it is: what others have need not wait for it.
+fn guest_of(step: &Step) -> Option<String> {
     match step {
-        Step::Guest(step) => Some(step.guest.as_str()),
+        Step::Guest(step) => Some(step.guest.to_string()),
+        Step::Slice(SliceStep::Vf { slice, .. } | SliceStep::Free { slice }) => Some(owner(slice)),
+        Step::Slice(SliceStep::Hold { held }) => Some(owner(&held.slice)),
         _ => None,
+    }
+}
+
+/// A guest's own name has no blank.
+fn owner(slice: &SliceId) -> String {
+    match slice {
+        SliceId::Guest(guest, _) => guest.to_string(),
+        SliceId::Named(name) => format!("slice {name}"),
     }
 }

@@ -10,7 +10,7 @@ use xen_config::{
     pool,
 };
 
-use super::{endings::Endings, folder::Folder, fragment, guest, network};
+use super::{endings::Endings, folder::Folder, fragment, guest, network, slice::Memory, sriov};
 use crate::{
     sys::{irq, xl::Xl},
     sysfs::Sysfs,
@@ -45,6 +45,8 @@ impl Probe {
             xen,
             links,
             pci: pci(&sysfs),
+            sriov: sriov::probe(&self.root).context("probing VFs")?,
+            held: self.folder.as_ref().map(Memory::read).transpose()?.unwrap_or_default().held(),
             fragment: seed.and_then(|seed| fragment::read(&seed).ok()),
             saved: self.folder.iter().flat_map(saved).collect(),
             ended: endings.map(Endings::facts).unwrap_or_default(),

@@ -27,7 +27,7 @@ const IFA_F_PERMANENT: u32 = 0x80;
 
 /// The attributes after a header of `header` bytes, by their kind. What is broken is left out:
 /// a newer kernel's additions must not hide the rest.
-fn attributes(body: &[u8], header: usize) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(body: &[u8], header: usize) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = body.get(header..).unwrap_or_default();
     std::iter::from_fn(move || {
         let length = usize::from(u16_at(rest, 0)?);

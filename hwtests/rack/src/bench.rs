@@ -122,7 +122,7 @@ fn prepare(chosen: &[Figure], folder: &Path) -> Result<()> {
 }
 
 /// `target/` of this build, where the result goes and peers are kept.
-fn target() -> Result<PathBuf> {
+pub(crate) fn target() -> Result<PathBuf> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
     let default = repository.context("finding the repository's folder")?.join("target");
     Ok(std::env::var_os("CARGO_TARGET_DIR").map_or(default, PathBuf::from))

@@ -23,7 +23,7 @@ use nix::{
     sys::reboot::{RebootMode, reboot},
 };
 
-use crate::{bench::peers, tool};
+use crate::{bench::peers, hardware::Hardware, tool};
 
 /// What is in the machine.
 pub struct Kernel<'a> {
@@ -55,6 +55,21 @@ impl Kernel<'_> {
         folder: &Path,
         arguments: &str,
         patience: Duration,
+        line: impl FnMut(&str),
+    ) -> Result<()> {
+        self.run_on(&Hardware::plain()?, folder, arguments, patience, line)
+    }
+
+    /// The same on a chosen machine.
+    ///
+    /// # Errors
+    /// Also when it takes longer than `patience`.
+    pub fn run_on(
+        &self,
+        hardware: &Hardware,
+        folder: &Path,
+        arguments: &str,
+        patience: Duration,
         mut line: impl FnMut(&str),
     ) -> Result<()> {
         let package = peers::kernel()?;
@@ -63,12 +78,13 @@ impl Kernel<'_> {
         let kernel = only(&package.join("boot"), "vmlinuz-")?;
         let mut command = Command::new(tool::program("timeout", "coreutils")?);
         command.arg(patience.as_secs().to_string());
-        command.arg(tool::program("qemu-system-x86_64", "qemu-system-x86")?);
-        command.args(["-accel", "tcg", "-cpu", "qemu64,+rdrand", "-m", "768", "-smp", "1"]);
+        command.args(&hardware.words);
+        command.args(["-accel", "tcg", "-m", "768", "-smp", "1"]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         command.args(["-serial", "stdio"]).arg("-kernel").arg(kernel).arg("-initrd").arg(ramdisk);
-        command
-            .args(["-append", &format!("console=ttyS0 quiet panic=-1 PATH=/bin -- {arguments}")]);
+        let line_of = hardware.line;
+        let append = format!("console=ttyS0 quiet panic=-1 PATH=/bin {line_of} -- {arguments}");
+        command.args(["-append", &append]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().context("starting QEMU")?;
         let output = child.stdout.take().context("taking QEMU's output")?;

@@ -71,6 +71,12 @@ kinds! {
     GuestRestored = "guest.restored",
     /// A guest that runs was changed.
     GuestChanged = "guest.changed",
+    /// A slice has a VF with its identity, ready for its guest.
+    SliceReady = "slice.ready",
+    /// A slice's VF was reset and is nobody's.
+    SliceReturned = "slice.returned",
+    /// A VF could not be made ready or taken back.
+    SliceFailed = "slice.failed",
     /// Links, addresses or routes were changed and stay: the provisioner was reached after it.
     NetworkChanged = "network.changed",
     /// Such a change cut the node off and was taken back.

@@ -20,7 +20,9 @@ use super::{
     node::Named,
     text,
 };
-use crate::api::{ConfigStatus, ConfigView, GuestView, GuestsView, NodeView, PlanView};
+use crate::api::{
+    ConfigStatus, ConfigView, GuestView, GuestsView, NodeView, PlanView, SliceView, SlicesView,
+};
 
 /// Begins the lines that `show` puts before the text, and that `set` understands.
 const MARK: &str = "# billet: ";
@@ -251,6 +253,35 @@ fn row(guest: &GuestView) -> Vec<String> {
         text::bytes(guest.sent),
         guest.since.map_or_else(dash, text::ago),
         guest.reason.clone().or(foreign).unwrap_or_default(),
+    ]
+}
+
+pub(super) fn slices(args: &Named) -> anyhow::Result<()> {
+    let client = Client::new(&args.server)?;
+    let slices: SlicesView = client.get(&format!("/v1/nodes/{}/slices", args.node))?;
+    if args.server.json {
+        return text::json(&slices);
+    }
+    let none = format!(
+        "no slices on {0}: `[[fabric]]` and `slice` of a guest in its desired state make one \
+         (billet node config {0} set)",
+        slices.node
+    );
+    let rows = slices.items.iter().map(slice_row).collect();
+    text::table(&["slice", "fabric", "state", "identity", "pkeys", "vf", "address"], rows, &none)
+}
+
+fn slice_row(slice: &SliceView) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let vf = slice.pf.as_ref().zip(slice.vf).map(|(pf, vf)| format!("{vf} of {pf}"));
+    vec![
+        slice.slice.clone(),
+        slice.fabric.clone().unwrap_or_else(dash),
+        slice.state.clone(),
+        slice.guid.clone().or_else(|| slice.mac.clone()).unwrap_or_else(dash),
+        if slice.pkeys.is_empty() { dash() } else { slice.pkeys.join(" ") },
+        vf.unwrap_or_else(dash),
+        slice.address.clone().unwrap_or_else(dash),
     ]
 }
 

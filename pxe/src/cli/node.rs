@@ -28,6 +28,8 @@ pub(super) enum Verb {
     Config(config::ConfigArgs),
     /// List a node's guests.
     Guests(Named),
+    /// List a node's slices: VFs of its HCAs and NICs, with their GUIDs and addresses.
+    Slices(Named),
     /// Forget a node.
     Rm(Named),
 }
@@ -118,6 +120,7 @@ pub(super) fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Watch(args) => return deploy::watch(&args),
         Verb::Config(args) => return config::run(&args),
         Verb::Guests(args) => config::guests(&args)?,
+        Verb::Slices(args) => config::slices(&args)?,
         Verb::Rm(args) => Client::new(&args.server)?.delete(&format!("/v1/nodes/{}", args.node))?,
     }
     Ok(ExitCode::SUCCESS)

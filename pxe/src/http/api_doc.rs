@@ -43,6 +43,7 @@ pub fn api() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(nodes::deploy))
         .routes(routes!(configs::show, configs::set, configs::unset))
         .routes(routes!(configs::guests))
+        .routes(routes!(configs::slices))
         .routes(routes!(deployments::list))
         .routes(routes!(deployments::show, deployments::cancel))
         .routes(routes!(deployments::images))

@@ -17,7 +17,7 @@ use super::{
     problem::Fault,
 };
 use crate::{
-    api::{ConfigView, GuestsView, PlanView, Problem},
+    api::{ConfigView, GuestsView, PlanView, Problem, SlicesView},
     shape::{Format, Given, LONGEST, Over},
 };
 
@@ -94,6 +94,17 @@ pub async fn guests(
     Path(key): Path<String>,
 ) -> Result<Json<GuestsView>, Fault> {
     Ok(Json(shared.provisioner.guests(&key).await?))
+}
+
+/// The slices of a node: who each will be or is, and which VF it has.
+#[utoipa::path(get, path = "/v1/nodes/{node}/slices", tag = "config",
+    params(("node" = String, Path, description = "name, identifier or MAC address")),
+    responses((status = OK, body = SlicesView), (status = NOT_FOUND, body = Problem)))]
+pub async fn slices(
+    State(shared): Context,
+    Path(key): Path<String>,
+) -> Result<Json<SlicesView>, Fault> {
+    Ok(Json(shared.provisioner.slices(&key).await?))
 }
 
 /// There is one operator's token, so where it was used is what tells two people apart.

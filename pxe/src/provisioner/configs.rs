@@ -43,6 +43,7 @@ impl Provisioner {
         by: String,
     ) -> Result<ConfigView> {
         let desired = given.read()?;
+        self.check_slices(key, &desired).await?;
         let (node, shape) = self.change_config(key, Wish { given: Some(given), over, by }).await?;
         let mut view = self.config_view(&node, Some(shape)).await?;
         if let Some(host) = self.store.host(node.id).await? {
@@ -93,6 +94,7 @@ impl Provisioner {
     /// The steps from what a node was when its agent spoke last to what `given` says.
     pub async fn try_config(&self, key: &str, given: &Given, over: &Over) -> Result<PlanView> {
         let desired = given.read()?;
+        self.check_slices(key, &desired).await?;
         let node = self.node(key).await?;
         over.check(&node.name, self.store.shape(node.id).await?.as_ref())?;
         let heard = self.store.agent(node.id).await?.and_then(|agent| agent.heard);

@@ -10,4 +10,5 @@ mod host;
 mod life;
 mod node_agent;
 mod server;
+mod slices;
 mod trust;

@@ -6,6 +6,7 @@
 mod guests;
 mod model;
 mod pools;
+mod slices;
 
 use model::Node;
 use xen_config::{Desired, Plan, Step};

@@ -6,6 +6,7 @@ use xen_config::{
     guest_step::{Change, GuestStep},
     list::{Domain, State, Vcpu},
     made::{Made, MadeDisk, MadeNic},
+    pci::PciAddress,
     pool::{Pool, PoolStep},
 };
 
@@ -50,6 +51,7 @@ impl Node {
             Step::Guest(step) => self.guest(step, desired),
             Step::Fragment { text } => self.host.fragment = Some(text.clone()),
             Step::Link(_) => {}
+            Step::Slice(step) => self.slice(step),
         }
     }
 
@@ -109,6 +111,12 @@ impl Node {
             Change::Unpause => self.domain(name).state.paused = false,
             Change::Pause => self.domain(name).state.paused = true,
             Change::Assign { device } => self.xen().assignable.push(device.clone()),
+            Change::PlugPci { device } => {
+                self.check_function(device);
+                let made = self.domain(name).made.as_mut().unwrap();
+                assert!(!made.pci.contains(device), "{step}: it has it");
+                made.pci.push(device.clone());
+            }
             change => live(self.domain(name).made.as_mut().unwrap(), change),
         }
     }
@@ -129,6 +137,10 @@ impl Node {
             format: Some(disk.format),
             readonly: disk.readonly,
         });
+        let functions: Vec<PciAddress> = setting(config, "pci")
+            .map(|list| list.split('"').skip(1).step_by(2).map(|it| it.parse().unwrap()).collect())
+            .unwrap_or_default();
+        functions.iter().for_each(|function| self.check_function(function));
         let (kernel, ramdisk, line) = match &guest.boot {
             Boot::Kernel { path, ramdisk, line } => (
                 Some(path.to_string()),
@@ -151,7 +163,7 @@ impl Node {
             cap: guest.cap.into(),
             disks: disks.collect(),
             nics: nics.collect(),
-            pci: guest.pci.clone(),
+            pci: functions.clone(),
         };
         let pins = setting(config, "cpus").map(|list| {
             list.split('"')
@@ -208,7 +220,6 @@ fn live(made: &mut Made, change: &Change) {
             let (path, device) = (of("target="), of("vdev="));
             made.disks.push(MadeDisk { path, device, format: None, readonly });
         }
-        Change::PlugPci { device } => made.pci.push(device.clone()),
         Change::PullPci { device } => made.pci.retain(|had| had != device),
         other => panic!("{other:?} is not a change of a live guest"),
     }

@@ -60,7 +60,8 @@ fn ask_apt(program: &str, words: &[&str], folder: &Path) -> Result<String> {
     })
 }
 
-fn fetch_one(package: &str) -> Result<PathBuf> {
+/// One package, unpacked below `target/peers/`.
+pub(crate) fn fetch_one(package: &str) -> Result<PathBuf> {
     let folder = folder()?;
     let place = folder.join(package);
     if place.is_dir() {

@@ -1,0 +1,95 @@
+//! The machine under [`kernel`](crate::kernel): a small one, or one with cards that can be cut
+//! into VFs behind an IOMMU.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{bench, tool};
+
+/// Debian's release whose QEMU has igb (8.0 and newer); the host's is often older.
+const RELEASE: &str = "trixie";
+const MIRROR: &str = "http://deb.debian.org/debian";
+
+/// A machine, without its kernel.
+#[derive(Debug)]
+pub struct Hardware {
+    /// QEMU and its arguments.
+    pub words: Vec<OsString>,
+    /// What its kernel must be told.
+    pub line: &'static str,
+}
+
+impl Hardware {
+    /// One processor and no device but the serial line.
+    pub fn plain() -> Result<Self> {
+        let program = tool::program("qemu-system-x86_64", "qemu-system-x86")?;
+        let mut words = vec![program.into_os_string()];
+        words.extend(["-cpu", "qemu64,+rdrand"].map(OsString::from));
+        Ok(Hardware { words, line: "" })
+    }
+
+    /// Two cards of Intel's 82576 with up to 7 VFs each, behind an emulated IOMMU.
+    ///
+    /// Without `no_timer_check` Linux sometimes finds no timer through the emulated IOMMU.
+    pub fn with_igb() -> Result<Self> {
+        let tree = newer_qemu()?;
+        let libraries = tree.join("usr/lib/x86_64-linux-gnu");
+        let mut words: Vec<OsString> = vec![tree.join("usr/lib64/ld-linux-x86-64.so.2").into()];
+        words.extend(["--library-path".into(), libraries.into_os_string()]);
+        words.push(tree.join("usr/bin/qemu-system-x86_64").into());
+        for place in ["usr/share/qemu", "usr/share/seabios"] {
+            words.extend(["-L".into(), tree.join(place).into_os_string()]);
+        }
+        words.extend(
+            [
+                "-machine",
+                "q35,kernel-irqchip=split",
+                "-cpu",
+                "qemu64,+rdrand",
+                "-device",
+                "intel-iommu,intremap=on,caching-mode=on",
+            ]
+            .map(OsString::from),
+        );
+        for card in 0..2 {
+            for word in [
+                "-netdev".to_owned(),
+                format!("hubport,id=n{card},hubid={card}"),
+                "-device".to_owned(),
+                format!("pcie-root-port,id=rp{card},slot={card},chassis={}", card + 1),
+                "-device".to_owned(),
+                format!("igb,bus=rp{card},netdev=n{card},mac=52:54:00:77:01:0{card}"),
+            ] {
+                words.push(word.into());
+            }
+        }
+        Ok(Hardware { words, line: "intel_iommu=on no_timer_check" })
+    }
+}
+
+/// A QEMU of a newer Debian with all of its libraries, unpacked once.
+fn newer_qemu() -> Result<PathBuf> {
+    let place = bench::target()?.join("peers").join(format!("qemu-{RELEASE}"));
+    if place.is_dir() {
+        return Ok(place);
+    }
+    let fresh = place.with_extension("new");
+    let _ = fs::remove_dir_all(&fresh);
+    let folder = place.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let mut command = Command::new(tool::program("mmdebstrap", "mmdebstrap")?);
+    command.args(["--quiet", "--variant=extract", "--include=qemu-system-x86,seabios,ipxe-qemu"]);
+    command.arg("--aptopt=Apt::Install-Recommends \"false\"");
+    let output = command.arg(RELEASE).arg(&fresh).arg(MIRROR).output();
+    let output = output.context("starting mmdebstrap")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "unpacking QEMU of {RELEASE}: {}", said.trim());
+    fs::rename(&fresh, &place).with_context(|| format!("making {}", place.display()))?;
+    Ok(place)
+}
