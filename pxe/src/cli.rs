@@ -3,8 +3,10 @@
 mod bar;
 mod build;
 mod client;
+mod collect;
 mod config;
 mod deploy;
+mod diff;
 mod events;
 mod image;
 mod node;

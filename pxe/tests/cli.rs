@@ -53,9 +53,36 @@ fn an_image_is_imported_listed_verified_and_removed() {
     billet(&store, &["image", "verify", "one"]).assert().success();
     says(&mut billet(&store, &["image", "show", "one"]), 0, "1048576");
     billet(&store, &["image", "rm", "one"]).assert().success();
-    billet(&store, &["image", "gc"]).assert().success();
+    says(&mut billet(&store, &["image", "gc"]), 0, "0 B freed: 0 packs, 0 manifests");
+    let collected = json(&mut billet(&store, &["image", "gc", "--grace", "0s", "--json"]));
+    assert_eq!(collected["freed"], 0, "{collected}");
+    says(&mut billet(&store, &["image", "gc", "--grace", "soon"]), 2, "24h");
     billet(&store, &["image", "verify", "two"]).assert().success();
     billet(&store, &["image", "show", "one"]).assert().code(1);
+}
+
+#[test]
+fn two_images_are_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let old: Vec<u8> =
+        disk().repeat(3).iter().zip(0_u32..).map(|(a, n)| a ^ (n >> 12) as u8).collect();
+    let mut changed = old.clone();
+    changed[900_000..900_010].fill(7);
+    for (name, disk) in [("old", old), ("new", changed)] {
+        let words = ["image", "import", "--name", name, "-"];
+        billet(&store, &words).write_stdin(disk).assert().success();
+    }
+    let diff = json(&mut billet(&store, &["image", "diff", "old", "new", "--json"]));
+    let new = diff["new"]["packed"].as_u64().unwrap();
+    assert!(new > 0 && diff["in_place"].as_u64() > Some(0), "{diff}");
+    let list = json(&mut billet(&store, &["image", "ls", "--json"]));
+    assert_eq!(list[0]["name"], "new");
+    assert_eq!(list[0]["own"].as_u64(), Some(new), "{list}");
+    assert_eq!(list[0]["shared"], diff["common"]["packed"], "{list}");
+    says(&mut billet(&store, &["image", "diff", "old", "new"]), 0, "only in new");
+    says(&mut billet(&store, &["image", "diff", "old", "newer"]), 1, "there are new, old");
+    says(&mut billet(&store, &["image", "ls"]), 0, "SHARED");
 }
 
 #[test]

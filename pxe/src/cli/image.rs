@@ -8,7 +8,12 @@ use std::{
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use images::{Digest, import, store::Store};
+use images::{
+    Digest,
+    format::{Format, Unfit},
+    import,
+    store::Store,
+};
 use serde_json::json;
 
 use super::{
@@ -21,7 +26,8 @@ use super::{
 pub(super) enum Verb {
     /// Make a built-in image, or the RAM system that writes images, from Debian packages.
     Build(super::build::Build),
-    /// Pack a disk: a file, a block device, or `-` for standard input.
+    /// Pack a disk: a file (raw, qcow2, vmdk, vhd, vhdx), a block device, or `-` for a raw disk from
+    /// standard input.
     Import(Import),
     /// List images.
     Ls(Listing),
@@ -31,8 +37,10 @@ pub(super) enum Verb {
     Verify(One),
     /// Take a name away; `gc` then frees what no name needs.
     Rm(One),
-    /// Free what no name needs.
-    Gc(StoreArgs),
+    /// Free what no name needs, and repack what is mostly dead.
+    Gc(super::collect::Gc),
+    /// Compare two images: bytes in common, bytes that are new.
+    Diff(super::diff::Diff),
 }
 
 /// Where the images are.
@@ -81,7 +89,10 @@ pub(super) struct Import {
     /// Logical sector of the disk, when its partition table does not tell: 512 or 4096.
     #[arg(long, value_name = "BYTES")]
     sector_size: Option<u32>,
-    /// The raw disk, or `-`.
+    /// What the file is, when its first bytes do not tell: raw, qcow2, vmdk, vhd or vhdx.
+    #[arg(long)]
+    format: Option<Format>,
+    /// The disk, or `-`.
     disk: PathBuf,
     /// Print JSON, for programs.
     #[arg(long)]
@@ -113,7 +124,8 @@ pub(super) fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Show(args) => show(&args),
         Verb::Verify(args) => verify(&args),
         Verb::Rm(args) => rm(&args),
-        Verb::Gc(args) => gc(&args),
+        Verb::Gc(args) => super::collect::run(&args),
+        Verb::Diff(args) => super::diff::run(&args),
     }
 }
 
@@ -122,6 +134,7 @@ fn import(args: &Import) -> anyhow::Result<()> {
     let mut options = import::Options::new(&args.name);
     options.seed = args.seed;
     options.sector_size = args.sector_size;
+    options.format = args.format;
     let imported = import_disk(&store, &args.disk, options)?;
     if args.json {
         return text::json(&json!({
@@ -136,7 +149,7 @@ fn import(args: &Import) -> anyhow::Result<()> {
     text::line(&told(&args.name, &imported))
 }
 
-/// Imports a raw disk with a progress bar.
+/// Imports a disk with a progress bar.
 pub(super) fn import_disk(
     store: &Store,
     disk: &Path,
@@ -149,7 +162,10 @@ pub(super) fn import_disk(
     if let Ok((bar, _)) = bar.into_inner().as_mut() {
         bar.end(if imported.is_ok() { "packed" } else { "not packed" });
     }
-    imported
+    imported.map_err(|error| match error.downcast_ref::<Unfit>() {
+        Some(unfit) => Refused(unfit.to_string()).into(),
+        None => error,
+    })
 }
 
 fn packed(bar: &Mutex<(Bar, Instant)>, done: u64, total: Option<u64>) {
@@ -180,6 +196,7 @@ fn ls(args: &Listing) -> anyhow::Result<()> {
                 "size": image.size,
                 "packed": image.packed,
                 "own": image.own,
+                "shared": image.packed - image.own,
                 "created": moment(image.created),
             })
         });
@@ -192,11 +209,13 @@ fn ls(args: &Listing) -> anyhow::Result<()> {
             text::bytes(image.size),
             text::bytes(image.packed),
             text::bytes(image.own),
+            text::bytes(image.packed - image.own),
             moment(image.created),
         ]
     });
     let none = "no images: `billet image build bare` makes one, `billet image import` packs a disk";
-    text::table(&["name", "manifest", "disk", "packed", "own", "created"], rows.collect(), none)
+    let heading = ["name", "manifest", "disk", "packed", "own", "shared", "created"];
+    text::table(&heading, rows.collect(), none)
 }
 
 fn moment(seconds: u64) -> String {
@@ -204,7 +223,7 @@ fn moment(seconds: u64) -> String {
     moment.map(|moment| moment.to_string()).unwrap_or_default()
 }
 
-fn find(store: &Store, typed: &str) -> anyhow::Result<Digest> {
+pub(super) fn find(store: &Store, typed: &str) -> anyhow::Result<Digest> {
     Ok(store.resolve(typed).map_err(|error| Refused(error.to_string()))?)
 }
 
@@ -289,17 +308,5 @@ fn rm(args: &One) -> anyhow::Result<()> {
     text::line(&format!(
         "{} is gone; `billet image gc` frees what no other image needs",
         args.image
-    ))
-}
-
-fn gc(args: &StoreArgs) -> anyhow::Result<()> {
-    let collected = args.open()?.gc()?;
-    text::line(&format!(
-        "{} freed: {} packs, {} manifests, {} unfinished files; {} of dead chunks stay in packs with live ones",
-        text::bytes(collected.freed),
-        collected.packs,
-        collected.manifests,
-        collected.unfinished,
-        text::bytes(collected.dead)
     ))
 }
