@@ -11,6 +11,7 @@ use std::{
 
 use images::{
     Digest, Extent, Store,
+    export::export,
     format::{Format, Unfit},
     import::{Options, import},
     pack::{Decoder, Source},
@@ -83,6 +84,12 @@ impl Bench {
     fn refusal(&self, path: &Path) -> String {
         let error = self.import(path).unwrap_err();
         error.downcast_ref::<Unfit>().unwrap_or_else(|| panic!("{error:#}")).why.clone()
+    }
+
+    fn export(&self, digest: &Digest, name: &str, format: Format) -> PathBuf {
+        let path = self.folder.path().join(name);
+        export(&self.store, digest, &path, format, &|_, _| {}).unwrap();
+        path
     }
 
     fn unpack(&self, digest: &Digest) -> Vec<u8> {
@@ -230,4 +237,50 @@ fn what_is_no_disk_is_refused_with_what_to_do() {
     let options = Options { format: Some(Format::Qcow2), ..Options::new("a") };
     let error = import(&bench.store, &bench.raw, &options).unwrap_err();
     assert!(error.is::<Unfit>(), "{error:#}");
+}
+
+#[test]
+fn an_exported_file_has_the_bytes_and_the_holes_of_the_image() {
+    let bench = Bench::new((9 << 20) + 512);
+    let digest = bench.import(&bench.raw).unwrap();
+    let raw = bench.export(&digest, "out.raw", Format::Raw);
+    assert!(fs::read(&raw).unwrap() == fs::read(&bench.raw).unwrap());
+    let zeros = fs::read(&raw).unwrap().chunks(4096).filter(|b| b.iter().all(|x| *x == 0)).count();
+    let held = std::os::unix::fs::MetadataExt::blocks(&raw.metadata().unwrap()) * 512;
+    assert!(held <= (10 << 20) - zeros as u64 * 4096, "{held} for {zeros} blocks of zeros");
+    for size in [0, 512, 4096, (9 << 20) + 512, 600 << 20] {
+        let disk = bench.folder.path().join("sized.raw");
+        let file = fs::File::create(&disk).unwrap();
+        std::io::Write::write_all(&mut &file, &fs::read(&bench.raw).unwrap()).unwrap();
+        file.set_len(size).unwrap();
+        let digest = bench.import(&disk).unwrap();
+        let out = bench.export(&digest, &format!("out{size}.qcow2"), Format::Qcow2);
+        qemu_img(Command::new("qemu-img").args(["check", "-f", "qcow2"]).arg(&out));
+        qemu_img(
+            Command::new("qemu-img")
+                .args(["compare", "-f", "raw", "-F", "qcow2"])
+                .args([&disk, &out]),
+        );
+        assert_eq!(bench.import(&out).unwrap(), digest);
+    }
+}
+
+#[test]
+fn an_export_leaves_a_whole_file_or_none() {
+    let bench = Bench::new(2 << 20);
+    let digest = bench.import(&bench.raw).unwrap();
+    let path = bench.folder.path().join("there");
+    fs::write(&path, "mine").unwrap();
+    let error = export(&bench.store, &digest, &path, Format::Raw, &|_, _| {}).unwrap_err();
+    assert!(error.is::<Unfit>() && fs::read(&path).unwrap() == b"mine", "{error:#}");
+    let at = bench.store.index(&digest).unwrap().get(2).unwrap();
+    let pack = bench.store.pack_path(&at.pack);
+    let mut bytes = fs::read(&pack).unwrap();
+    bytes[at.offset as usize + 40] ^= 8;
+    fs::write(&pack, bytes).unwrap();
+    let out = bench.folder.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let error = export(&bench.store, &digest, &out.join("disk"), Format::Raw, &|_, _| {});
+    assert!(format!("{:#}", error.unwrap_err()).contains(&format!("of pack {}", at.pack)));
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
 }

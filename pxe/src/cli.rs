@@ -8,6 +8,7 @@ mod config;
 mod deploy;
 mod diff;
 mod events;
+mod export;
 mod image;
 mod node;
 mod text;

@@ -86,6 +86,28 @@ fn two_images_are_compared() {
 }
 
 #[test]
+fn an_image_is_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let words = ["image", "import", "--name", "one", "-"];
+    billet(&store, &words).write_stdin(disk()).assert().success();
+    let (raw, qcow2) = (folder.path().join("out.raw"), folder.path().join("out.qcow2"));
+    let mut export = billet(&store, &["image", "export", "one", "--json", "--to"]);
+    let said = json(export.arg(&raw));
+    assert_eq!((&said["format"], &said["size"]), (&"raw".into(), &(1 << 20).into()), "{said}");
+    assert!(fs::read(&raw).unwrap() == disk());
+    says(billet(&store, &["image", "export", "one", "--to"]).arg(&qcow2), 0, "as qcow2");
+    says(billet(&store, &["image", "export", "one", "--to"]).arg(&raw), 1, "is there already");
+    let mut import = billet(&store, &["image", "import", "--name", "two", "--json"]);
+    assert_eq!(json(import.arg(&qcow2))["new_chunks"], 0);
+    says(
+        &mut billet(&store, &["image", "export", "one", "--to", "x", "--format", "vmdk"]),
+        2,
+        "qcow2",
+    );
+}
+
+#[test]
 fn a_corrupt_pack_is_named_and_refused() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");

@@ -29,6 +29,8 @@ pub(super) enum Verb {
     /// Pack a disk: a file (raw, qcow2, vmdk, vhd, vhdx), a block device, or `-` for a raw disk from
     /// standard input.
     Import(Import),
+    /// Write an image to a file, raw or qcow2.
+    Export(super::export::Export),
     /// List images.
     Ls(Listing),
     /// Show one image.
@@ -120,6 +122,7 @@ pub(super) fn run(verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Build(args) => super::build::run(&args),
         Verb::Import(args) => import(&args),
+        Verb::Export(args) => super::export::run(&args),
         Verb::Ls(args) => ls(&args),
         Verb::Show(args) => show(&args),
         Verb::Verify(args) => verify(&args),
@@ -157,7 +160,8 @@ pub(super) fn import_disk(
 ) -> anyhow::Result<import::Imported> {
     let bars = Bars::new();
     let bar = Mutex::new((bars.add(&options.name), Instant::now()));
-    let progress = |done: u64, total: Option<u64>| packed(&bar, done, total);
+    let progress =
+        |done: u64, total: Option<u64>| moved(&bar, "packing", done, total.unwrap_or(done));
     let imported = import::import(store, disk, &import::Options { progress: &progress, ..options });
     if let Ok((bar, _)) = bar.into_inner().as_mut() {
         bar.end(if imported.is_ok() { "packed" } else { "not packed" });
@@ -168,10 +172,11 @@ pub(super) fn import_disk(
     })
 }
 
-fn packed(bar: &Mutex<(Bar, Instant)>, done: u64, total: Option<u64>) {
+/// Shows how many bytes of how many are done.
+pub(super) fn moved(bar: &Mutex<(Bar, Instant)>, what: &str, done: u64, total: u64) {
     let Ok(mut bar) = bar.lock() else { return };
     let rate = (done as f64 / bar.1.elapsed().as_secs_f64().max(0.001)) as u64;
-    bar.0.bytes("packing", done, total.unwrap_or(done), rate);
+    bar.0.bytes(what, done, total, rate);
 }
 
 /// One line on what an import did.
