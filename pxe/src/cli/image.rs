@@ -166,10 +166,15 @@ pub(super) fn import_disk(
     if let Ok((bar, _)) = bar.into_inner().as_mut() {
         bar.end(if imported.is_ok() { "packed" } else { "not packed" });
     }
-    imported.map_err(|error| match error.downcast_ref::<Unfit>() {
+    imported.map_err(refused)
+}
+
+/// A file that does not fit is a refusal, and nothing that is broken.
+pub(super) fn refused(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<Unfit>() {
         Some(unfit) => Refused(unfit.to_string()).into(),
         None => error,
-    })
+    }
 }
 
 /// Shows how many bytes of how many are done.
