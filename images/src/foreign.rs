@@ -163,6 +163,9 @@ impl Foreign {
             header.set_entry_type(kind);
             header.set_mode(mode);
             header.set_size(size);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
             header
         };
         for folder in MOUNTED.into_iter().filter(|folder| self.tree.find(folder).is_none()) {
@@ -227,6 +230,7 @@ mod tests {
             let mut header = tar::Header::new_ustar();
             header.set_size(3);
             header.set_mode(0o755);
+            (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
             builder.append_data(&mut header, name, &b"abc"[..]).unwrap();
         }
         builder.finish().unwrap();

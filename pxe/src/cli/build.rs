@@ -109,7 +109,7 @@ fn build_image(store: &Store, args: &Build) -> anyhow::Result<()> {
 
 fn build_ram(store: &Store, args: &Build) -> anyhow::Result<()> {
     let agent = agent(args)?;
-    let mut trusted = public_keys(&store.root().join("keys"))?;
+    let mut trusted = store.trusted_files()?;
     if let Some(folder) = &args.trust {
         trusted.extend(public_keys(folder)?);
     }
