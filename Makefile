@@ -5,9 +5,9 @@
 # make torture what takes long
 
 # Every Debian package that building, testing and the demo need, in this one place.
-PACKAGES := build-essential busybox-static ca-certificates curl dnsmasq-base dosfstools dpkg-dev \
-    debian-archive-keyring e2fsprogs fdisk gdisk ipxe ipxe-qemu iproute2 iputils-ping kmod mmdebstrap mtools \
-    openssh-client ovmf qemu-system-x86 qemu-utils tftp-hpa atftp uidmap util-linux xz-utils zstd
+PACKAGES := attr build-essential busybox-static ca-certificates curl dnsmasq-base dosfstools dpkg-dev \
+    debian-archive-keyring e2fsprogs fdisk gdisk ipxe ipxe-qemu iproute2 iputils-ping kmod minisign mmdebstrap mtools \
+    openssh-client ovmf qemu-system-x86 qemu-utils skopeo strace tftp-hpa atftp uidmap umoci util-linux xz-utils zstd
 BENCH_PACKAGES := kea-dhcp4-server kea-admin
 
 # Stories that take minutes and of which `make test` plays a shorter one.

@@ -15,7 +15,8 @@ use crate::{
 const FOLDER: &str = "holds";
 
 impl Store {
-    /// Keeps `manifest` until `holder` releases it; a holder holds one manifest.
+    /// Keeps `manifest` until `holder` releases it; a holder holds one manifest. Packs that are
+    /// replaced meanwhile (see `gc`) stay until then too.
     pub fn hold(&self, holder: &str, manifest: &Digest) -> anyhow::Result<()> {
         check_name(holder)?;
         // Unheld it might be garbage, and go just now.

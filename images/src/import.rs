@@ -6,8 +6,9 @@
 //! Packs are finished under temporary names and appear when the last of them is written.
 
 use std::{
-    io::Cursor,
+    io::{Cursor, Read as _},
     num::NonZero,
+    os::unix::fs::FileTypeExt,
     path::Path,
     sync::RwLock,
     thread::{self, ScopedJoinHandle},
@@ -17,20 +18,24 @@ use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::{
-    Digest, Extent, Index, Manifest, Store,
-    file::sync_folder,
-    manifest::{Boot, Header},
+    Digest, Extent, Index, Manifest, Store, convert,
+    manifest::{BLOCK, Boot, Header},
     origin::{Origin, Piece, Segment, segment_buffer},
     pack::{self, Encoder},
     packer::{Item, Known, Packed, Packer, Work},
+    scratch::Scratch,
     store::check_name,
     table::Table,
 };
+
+pub use crate::format::{Format, Unfit};
 
 /// How a disk is imported.
 pub struct Options<'a> {
     /// The image's name.
     pub name: String,
+    /// What the file is, where that is known better than its first bytes tell.
+    pub format: Option<Format>,
     /// Logical sector of the disk, where it is known better than its first bytes tell.
     pub sector_size: Option<u32>,
     /// How to start the system without its firmware.
@@ -50,6 +55,7 @@ impl Options<'_> {
     pub fn new(name: impl Into<String>) -> Self {
         Options {
             name: name.into(),
+            format: None,
             sector_size: None,
             boot: None,
             seed: None,
@@ -79,15 +85,55 @@ pub struct Imported {
     pub new_bytes: u64,
 }
 
-/// Imports `path`: a regular file, a block device, or `-` for what comes in by stdin.
+/// Imports `path`: a disk in a file of any [`Format`], a block device, or `-` for the raw disk that
+/// comes in by stdin. A file that no image can be made of is an [`Unfit`].
 pub fn import(store: &Store, path: &Path, options: &Options<'_>) -> anyhow::Result<Imported> {
     let context = || format!("importing {}", path.display());
     if path == Path::new("-") {
-        let origin = Origin::stream(std::io::stdin(), options.sector_size);
+        return import_stdin(store, options).with_context(context);
+    }
+    // What a device holds may be anybody's: it is taken as it is.
+    let device = || path.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
+    let format = match options.format {
+        Some(format) => format,
+        None if device() => Format::Raw,
+        None => Format::detect(path)?,
+    };
+    if !format.is_disk() {
+        let why = format!(
+            "is a system without a disk ({format}); `billet image build system --from {}` makes a \
+             disk of it that starts",
+            path.display()
+        );
+        return Err(Unfit::new(path, why).into());
+    }
+    if format == Format::Raw {
+        let origin = Origin::open(path, options.sector_size)?;
         return import_origin(store, origin, options).with_context(context);
     }
-    let origin = Origin::open(path, options.sector_size)?;
+    check_name(&options.name)?;
+    // Garbage collection would take the unfinished disk for what a crash has left.
+    let _lock = store.lock_shared()?;
+    let scratch = Scratch::new(store.root())?;
+    let raw = convert::to_raw(path, format, &scratch)?;
+    let origin = Origin::open(&raw, options.sector_size)?;
     import_origin(store, origin, options).with_context(context)
+}
+
+fn import_stdin(store: &Store, options: &Options<'_>) -> anyhow::Result<Imported> {
+    let (path, mut stdin) = (Path::new("standard input"), std::io::stdin());
+    let mut head = Vec::new();
+    stdin.by_ref().take(BLOCK).read_to_end(&mut head).context("reading standard input")?;
+    let format = match options.format {
+        Some(format) => format,
+        None => Format::of(&head, &[]).map_err(|why| Unfit::new(path, why))?,
+    };
+    if format != Format::Raw {
+        let why = format!("is {format}; a raw disk is accepted there, and {format} from a file");
+        return Err(Unfit::new(path, why).into());
+    }
+    let origin = Origin::stream(Cursor::new(head).chain(stdin), options.sector_size);
+    import_origin(store, origin, options)
 }
 
 /// Imports what an unseekable stream gives until it ends.
@@ -223,14 +269,7 @@ fn publish(
         new_chunks: packed.new_chunks,
         new_bytes: packed.new_bytes,
     };
-    for (name, pack) in packed.packs {
-        let path = store.pack_path(&name);
-        let folder = path.parent().unwrap_or(store.root());
-        std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-        pack.publish(&path)?;
-        sync_folder(folder)?;
-    }
-    sync_folder(&store.root().join("packs"))?;
+    store.publish_packs(packed.packs)?;
     let zero = |extent: &Extent| if matches!(extent, Extent::Zero(_)) { extent.size() } else { 0 };
     imported.zeros = manifest.extents.iter().map(zero).sum();
     imported.manifest = store.add_manifest(&manifest, &index)?;

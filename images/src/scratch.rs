@@ -1,15 +1,19 @@
 //! A folder for what a build needs on its way; it goes when the build is over.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 /// A file system in memory that everyone may write to.
 const SHARED_MEMORY: &str = "/dev/shm";
+
+/// How the name of every such folder begins; garbage collection removes what is left of a crash
+/// by it.
+pub(crate) const SCRATCH: &str = ".build-";
 
 /// The folder. Dropping it removes it with all it holds.
 #[derive(Debug)]
@@ -18,11 +22,18 @@ pub(crate) struct Scratch(PathBuf);
 impl Scratch {
     /// A new folder in `parent`, which is made when it is not there.
     pub(crate) fn new(parent: &Path) -> Result<Self> {
-        let path = parent.join(format!(".build-{}", std::process::id()));
-        let making = || format!("making {}", path.display());
-        fs::create_dir_all(&path).with_context(making)?;
-        let path = path.canonicalize().with_context(making)?;
-        Ok(Scratch(path))
+        let making = || format!("making a folder in {}", parent.display());
+        fs::create_dir_all(parent).with_context(making)?;
+        // A crash may have left one of a process with this number.
+        let names = (0..).map(|n| parent.join(format!("{SCRATCH}{}-{n}", std::process::id())));
+        for path in names {
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(Scratch(path.canonicalize().with_context(making)?)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error).with_context(making),
+            }
+        }
+        bail!("{} has no room for one more folder", parent.display())
     }
 
     /// Where it is, from the root.

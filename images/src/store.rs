@@ -13,7 +13,12 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::{Digest, Manifest, SecretKey, Trusted, file, index::Index, pack::Source};
+use crate::{
+    Digest, Manifest, SecretKey, Trusted,
+    file::{self, NewFile},
+    index::Index,
+    pack::Source,
+};
 
 /// An open store.
 #[derive(Debug, Clone)]
@@ -150,13 +155,34 @@ impl Store {
         self.lock(FlockArg::LockExclusive)
     }
 
+    /// Waits until no other collection of garbage is under way, and keeps it so.
+    pub(crate) fn lock_collection(&self) -> anyhow::Result<Lock> {
+        self.lock_file("lock-gc", FlockArg::LockExclusive)
+    }
+
     fn lock(&self, how: FlockArg) -> anyhow::Result<Lock> {
-        let path = self.root.join("lock");
+        self.lock_file("lock", how)
+    }
+
+    fn lock_file(&self, name: &str, how: FlockArg) -> anyhow::Result<Lock> {
+        let path = self.root.join(name);
         let context = || format!("locking {}", path.display());
         let mut options = File::options();
         let file =
             options.write(true).create(true).truncate(false).open(&path).with_context(context)?;
         Flock::lock(file, how).map(Lock).map_err(|(_, error)| error).with_context(context)
+    }
+
+    /// Gives finished packs their names, durably.
+    pub(crate) fn publish_packs(&self, packs: Vec<(Digest, NewFile)>) -> anyhow::Result<()> {
+        for (name, pack) in packs {
+            let path = self.pack_path(&name);
+            let folder = path.parent().unwrap_or(&self.root);
+            fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+            pack.publish(&path)?;
+            file::sync_folder(folder)?;
+        }
+        file::sync_folder(&self.root.join("packs"))
     }
 
     /// Publishes a manifest with its index and signature, and returns its name.

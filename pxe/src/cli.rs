@@ -3,10 +3,15 @@
 mod bar;
 mod build;
 mod client;
+mod collect;
 mod config;
 mod deploy;
+mod diff;
 mod events;
+mod export;
 mod image;
+mod key;
+mod mirror;
 mod node;
 mod text;
 

@@ -53,9 +53,98 @@ fn an_image_is_imported_listed_verified_and_removed() {
     billet(&store, &["image", "verify", "one"]).assert().success();
     says(&mut billet(&store, &["image", "show", "one"]), 0, "1048576");
     billet(&store, &["image", "rm", "one"]).assert().success();
-    billet(&store, &["image", "gc"]).assert().success();
+    says(&mut billet(&store, &["image", "gc"]), 0, "0 B freed: 0 packs, 0 manifests");
+    let collected = json(&mut billet(&store, &["image", "gc", "--grace", "0s", "--json"]));
+    assert_eq!(collected["freed"], 0, "{collected}");
+    says(&mut billet(&store, &["image", "gc", "--grace", "soon"]), 2, "24h");
     billet(&store, &["image", "verify", "two"]).assert().success();
     billet(&store, &["image", "show", "one"]).assert().code(1);
+}
+
+#[test]
+fn two_images_are_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let old: Vec<u8> =
+        disk().repeat(3).iter().zip(0_u32..).map(|(a, n)| a ^ (n >> 12) as u8).collect();
+    let mut changed = old.clone();
+    changed[900_000..900_010].fill(7);
+    for (name, disk) in [("old", old), ("new", changed)] {
+        let words = ["image", "import", "--name", name, "-"];
+        billet(&store, &words).write_stdin(disk).assert().success();
+    }
+    let diff = json(&mut billet(&store, &["image", "diff", "old", "new", "--json"]));
+    let new = diff["new"]["packed"].as_u64().unwrap();
+    assert!(new > 0 && diff["in_place"].as_u64() > Some(0), "{diff}");
+    let list = json(&mut billet(&store, &["image", "ls", "--json"]));
+    assert_eq!(list[0]["name"], "new");
+    assert_eq!(list[0]["own"].as_u64(), Some(new), "{list}");
+    assert_eq!(list[0]["shared"], diff["common"]["packed"], "{list}");
+    says(&mut billet(&store, &["image", "diff", "old", "new"]), 0, "only in new");
+    says(&mut billet(&store, &["image", "diff", "old", "newer"]), 1, "there are new, old");
+    says(&mut billet(&store, &["image", "ls"]), 0, "SHARED");
+}
+
+#[test]
+fn an_image_is_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let words = ["image", "import", "--name", "one", "-"];
+    billet(&store, &words).write_stdin(disk()).assert().success();
+    let (raw, qcow2) = (folder.path().join("out.raw"), folder.path().join("out.qcow2"));
+    let mut export = billet(&store, &["image", "export", "one", "--json", "--to"]);
+    let said = json(export.arg(&raw));
+    assert_eq!((&said["format"], &said["size"]), (&"raw".into(), &(1 << 20).into()), "{said}");
+    assert!(fs::read(&raw).unwrap() == disk());
+    says(billet(&store, &["image", "export", "one", "--to"]).arg(&qcow2), 0, "as qcow2");
+    says(billet(&store, &["image", "export", "one", "--to"]).arg(&raw), 1, "is there already");
+    let mut import = billet(&store, &["image", "import", "--name", "two", "--json"]);
+    assert_eq!(json(import.arg(&qcow2))["new_chunks"], 0);
+    says(
+        &mut billet(&store, &["image", "export", "one", "--to", "x", "--format", "vmdk"]),
+        2,
+        "qcow2",
+    );
+}
+
+#[test]
+fn keys_are_made_revoked_and_images_signed_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let words = ["image", "import", "--name", "one", "-"];
+    billet(&store, &words).write_stdin(disk()).assert().success();
+    let made = json(&mut billet(&store, &["image", "key", "new", "--json"]));
+    let (new, old) = (made["key"].as_str().unwrap(), made["before"].as_str().unwrap());
+    says(&mut billet(&store, &["image", "key", "revoke", new]), 1, "makes another one first");
+    says(&mut billet(&store, &["image", "key", "revoke", old]), 0, "billet image sign one");
+    says(&mut billet(&store, &["image", "verify", "one"]), 1, "which was revoked");
+    says(&mut billet(&store, &["image", "sign", "--all"]), 0, new);
+    billet(&store, &["image", "verify", "one"]).assert().success();
+    let keys = json(&mut billet(&store, &["image", "key", "ls", "--json"]));
+    let role = |id: &str| {
+        keys.as_array().unwrap().iter().find(|key| key["id"] == id).unwrap()["role"].clone()
+    };
+    assert_eq!((role(new), role(old)), ("signs".into(), "revoked".into()));
+    says(&mut billet(&store, &["image", "key", "trust", "/nowhere"]), 2, "/nowhere");
+}
+
+#[test]
+fn a_store_is_mirrored_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, other) = (folder.path().join("store"), folder.path().join("other"));
+    let words = ["image", "import", "--name", "one", "-"];
+    billet(&store, &words).write_stdin(disk()).assert().success();
+    let mirrored = json(billet(&store, &["image", "mirror", "--json", "--to"]).arg(&other));
+    assert_eq!((&mirrored["new_images"], &mirrored["packs"]), (&1.into(), &1.into()));
+    says(
+        billet(&store, &["image", "mirror", "one", "--to"]).arg(&other),
+        0,
+        "0 B copied in 0 packs",
+    );
+    says(billet(&store, &["image", "mirror", "two", "--to"]).arg(&other), 1, "there are one");
+    let key = store.join("keys/billet.pub");
+    billet(&other, &["image", "key", "trust"]).arg(key).assert().success();
+    billet(&other, &["image", "verify", "one"]).assert().success();
 }
 
 #[test]

@@ -8,7 +8,12 @@ use std::{
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use images::{Digest, import, store::Store};
+use images::{
+    Digest,
+    format::{Format, Unfit},
+    import,
+    store::Store,
+};
 use serde_json::json;
 
 use super::{
@@ -21,8 +26,11 @@ use super::{
 pub(super) enum Verb {
     /// Make a built-in image, or the RAM system that writes images, from Debian packages.
     Build(super::build::Build),
-    /// Pack a disk: a file, a block device, or `-` for standard input.
+    /// Pack a disk: a file (raw, qcow2, vmdk, vhd, vhdx), a block device, or `-` for a raw disk from
+    /// standard input.
     Import(Import),
+    /// Write an image to a file, raw or qcow2.
+    Export(super::export::Export),
     /// List images.
     Ls(Listing),
     /// Show one image.
@@ -31,8 +39,17 @@ pub(super) enum Verb {
     Verify(One),
     /// Take a name away; `gc` then frees what no name needs.
     Rm(One),
-    /// Free what no name needs.
-    Gc(StoreArgs),
+    /// Keys that sign images, and keys that nodes believe.
+    #[command(subcommand)]
+    Key(super::key::Verb),
+    /// Sign images again with the store's key.
+    Sign(super::key::Sign),
+    /// Free what no name needs, and repack what is mostly dead.
+    Gc(super::collect::Gc),
+    /// Copy images to another store, only what is missing there.
+    Mirror(super::mirror::Mirror),
+    /// Compare two images: bytes in common, bytes that are new.
+    Diff(super::diff::Diff),
 }
 
 /// Where the images are.
@@ -81,7 +98,10 @@ pub(super) struct Import {
     /// Logical sector of the disk, when its partition table does not tell: 512 or 4096.
     #[arg(long, value_name = "BYTES")]
     sector_size: Option<u32>,
-    /// The raw disk, or `-`.
+    /// What the file is, when its first bytes do not tell: raw, qcow2, vmdk, vhd or vhdx.
+    #[arg(long)]
+    format: Option<Format>,
+    /// The disk, or `-`.
     disk: PathBuf,
     /// Print JSON, for programs.
     #[arg(long)]
@@ -109,11 +129,16 @@ pub(super) fn run(verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Build(args) => super::build::run(&args),
         Verb::Import(args) => import(&args),
+        Verb::Export(args) => super::export::run(&args),
         Verb::Ls(args) => ls(&args),
         Verb::Show(args) => show(&args),
         Verb::Verify(args) => verify(&args),
         Verb::Rm(args) => rm(&args),
-        Verb::Gc(args) => gc(&args),
+        Verb::Key(verb) => super::key::run(&verb),
+        Verb::Sign(args) => super::key::sign(&args),
+        Verb::Gc(args) => super::collect::run(&args),
+        Verb::Mirror(args) => super::mirror::run(&args),
+        Verb::Diff(args) => super::diff::run(&args),
     }
 }
 
@@ -122,6 +147,7 @@ fn import(args: &Import) -> anyhow::Result<()> {
     let mut options = import::Options::new(&args.name);
     options.seed = args.seed;
     options.sector_size = args.sector_size;
+    options.format = args.format;
     let imported = import_disk(&store, &args.disk, options)?;
     if args.json {
         return text::json(&json!({
@@ -136,7 +162,7 @@ fn import(args: &Import) -> anyhow::Result<()> {
     text::line(&told(&args.name, &imported))
 }
 
-/// Imports a raw disk with a progress bar.
+/// Imports a disk with a progress bar.
 pub(super) fn import_disk(
     store: &Store,
     disk: &Path,
@@ -144,18 +170,28 @@ pub(super) fn import_disk(
 ) -> anyhow::Result<import::Imported> {
     let bars = Bars::new();
     let bar = Mutex::new((bars.add(&options.name), Instant::now()));
-    let progress = |done: u64, total: Option<u64>| packed(&bar, done, total);
+    let progress =
+        |done: u64, total: Option<u64>| moved(&bar, "packing", done, total.unwrap_or(done));
     let imported = import::import(store, disk, &import::Options { progress: &progress, ..options });
     if let Ok((bar, _)) = bar.into_inner().as_mut() {
         bar.end(if imported.is_ok() { "packed" } else { "not packed" });
     }
-    imported
+    imported.map_err(refused)
 }
 
-fn packed(bar: &Mutex<(Bar, Instant)>, done: u64, total: Option<u64>) {
+/// A file that does not fit is a refusal, and nothing that is broken.
+pub(super) fn refused(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<Unfit>() {
+        Some(unfit) => Refused(unfit.to_string()).into(),
+        None => error,
+    }
+}
+
+/// Shows how many bytes of how many are done.
+pub(super) fn moved(bar: &Mutex<(Bar, Instant)>, what: &str, done: u64, total: u64) {
     let Ok(mut bar) = bar.lock() else { return };
     let rate = (done as f64 / bar.1.elapsed().as_secs_f64().max(0.001)) as u64;
-    bar.0.bytes("packing", done, total.unwrap_or(done), rate);
+    bar.0.bytes(what, done, total, rate);
 }
 
 /// One line on what an import did.
@@ -180,6 +216,7 @@ fn ls(args: &Listing) -> anyhow::Result<()> {
                 "size": image.size,
                 "packed": image.packed,
                 "own": image.own,
+                "shared": image.packed - image.own,
                 "created": moment(image.created),
             })
         });
@@ -192,11 +229,13 @@ fn ls(args: &Listing) -> anyhow::Result<()> {
             text::bytes(image.size),
             text::bytes(image.packed),
             text::bytes(image.own),
+            text::bytes(image.packed - image.own),
             moment(image.created),
         ]
     });
     let none = "no images: `billet image build bare` makes one, `billet image import` packs a disk";
-    text::table(&["name", "manifest", "disk", "packed", "own", "created"], rows.collect(), none)
+    let heading = ["name", "manifest", "disk", "packed", "own", "shared", "created"];
+    text::table(&heading, rows.collect(), none)
 }
 
 fn moment(seconds: u64) -> String {
@@ -204,7 +243,7 @@ fn moment(seconds: u64) -> String {
     moment.map(|moment| moment.to_string()).unwrap_or_default()
 }
 
-fn find(store: &Store, typed: &str) -> anyhow::Result<Digest> {
+pub(super) fn find(store: &Store, typed: &str) -> anyhow::Result<Digest> {
     Ok(store.resolve(typed).map_err(|error| Refused(error.to_string()))?)
 }
 
@@ -289,17 +328,5 @@ fn rm(args: &One) -> anyhow::Result<()> {
     text::line(&format!(
         "{} is gone; `billet image gc` frees what no other image needs",
         args.image
-    ))
-}
-
-fn gc(args: &StoreArgs) -> anyhow::Result<()> {
-    let collected = args.open()?.gc()?;
-    text::line(&format!(
-        "{} freed: {} packs, {} manifests, {} unfinished files; {} of dead chunks stay in packs with live ones",
-        text::bytes(collected.freed),
-        collected.packs,
-        collected.manifests,
-        collected.unfinished,
-        text::bytes(collected.dead)
     ))
 }
