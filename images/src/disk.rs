@@ -12,7 +12,7 @@ use std::{
     io,
     os::{
         fd::AsFd,
-        unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
+        unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     sync::{
@@ -104,6 +104,7 @@ pub struct Disk {
     plain: File,
     direct: Option<File>,
     direct_works: AtomicBool,
+    zeroes_by_command: bool,
     size: u64,
     sector_size: Option<u32>,
     watch: Option<Arc<Watch>>,
@@ -154,8 +155,19 @@ impl Disk {
             (plain.metadata().map_err(failed)?.len(), None)
         };
         let direct_works = AtomicBool::new(direct.is_some());
+        let device = sector_size.and_then(|_| plain.metadata().ok()).map(|found| found.rdev());
+        let zeroes_by_command = device.is_some_and(zeroes_by_command);
         let path = path.to_owned();
-        Ok(Disk { path, plain, direct, direct_works, size, sector_size, watch: None })
+        Ok(Disk {
+            path,
+            plain,
+            direct,
+            direct_works,
+            zeroes_by_command,
+            size,
+            sector_size,
+            watch: None,
+        })
     }
 
     /// The same disk with every effect shown to `watch` before it happens.
@@ -181,6 +193,17 @@ impl Disk {
     /// Whether it is a block device.
     pub fn is_device(&self) -> bool {
         self.sector_size.is_some()
+    }
+
+    /// Whether it is a block device with a command that makes zeros, and promises that they are
+    /// read as such (`REQ_OP_WRITE_ZEROES`): [`Disk::zero`] moves no bytes then.
+    pub fn zeroes_by_command(&self) -> bool {
+        self.zeroes_by_command
+    }
+
+    /// Whether aligned transfers go past the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.direct.is_some() && self.direct_works.load(Ordering::Relaxed)
     }
 
     /// Fills `bytes` from `offset`.
@@ -363,6 +386,17 @@ fn refusal(path: &Path, source: io::Error) -> DiskError {
         Some(libc::EROFS) => DiskError::ReadOnly { path: path.to_owned() },
         _ => DiskError::Open { path: path.to_owned(), source },
     }
+}
+
+/// What sysfs says of a device; a partition asks its disk. Where there is no sysfs, nothing is
+/// promised.
+fn zeroes_by_command(device: u64) -> bool {
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    ["queue", "../queue"].iter().any(|queue| {
+        let path = format!("/sys/dev/block/{major}:{minor}/{queue}/write_zeroes_max_bytes");
+        let most = std::fs::read_to_string(path).unwrap_or_default();
+        most.trim().parse::<u64>().is_ok_and(|most| most > 0)
+    })
 }
 
 /// The first mount of the disk or of one of its partitions.
