@@ -3,7 +3,7 @@
 //! The disk is gone over in windows, in its order. Of every span of a window it is known
 //! whether it is in place already; what is not becomes steps: zero, put, fetch. Steps are
 //! values. A writer does them while later windows are still read; a dry run adds them up.
-//! What is moved on the disk itself is settled before ([`crate::moves`]).
+//! What is moved on the disk itself is settled before (`moves`).
 
 use std::{fmt, ops::Range};
 
