@@ -47,6 +47,7 @@ mod recipe_system;
 mod region;
 mod scan;
 mod scratch;
+mod sector;
 pub mod signature;
 mod sources;
 mod sparse;

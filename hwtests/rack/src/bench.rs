@@ -10,6 +10,7 @@
 //! | `tftp-1`, `tftp-100`: boot programs over TFTP | [`tftp`], [`load`] |
 //! | `dhcp`: exchanges per second without loss | [`dhcp`] |
 //! | `net-first`, `net-again`: a dom0's network, made and found made | [`network`] |
+//! | `engine-whole`, `-used`, `-upgrade`, `-rebuilt`, `-same`: a disk becomes an image | [`engine`] |
 //! | `agent-size`, `ramdisk-size`, `server-rss` | [`size`] |
 
 use std::{
@@ -21,6 +22,13 @@ use anyhow::{Context, Result, bail};
 
 pub mod boot;
 pub mod dhcp;
+pub mod engine;
+pub mod engine_limit;
+pub mod engine_peers;
+pub mod engine_run;
+pub mod engine_site;
+pub mod engine_target;
+pub mod engine_work;
 pub mod golden;
 pub mod handmade;
 pub mod load;
@@ -39,7 +47,7 @@ use row::{Row, Table};
 type Figure = (&'static str, fn(&Path) -> Result<Vec<Row>>);
 
 /// In the order in which they are run: the quick ones first.
-const FIGURES: [Figure; 9] = [
+const FIGURES: [Figure; 14] = [
     ("agent-size", size::agent),
     ("ramdisk-size", size::ramdisk),
     ("server-rss", size::server),
@@ -47,6 +55,11 @@ const FIGURES: [Figure; 9] = [
     ("tftp-1", tftp::one),
     ("tftp-100", tftp::hundred),
     ("dhcp", dhcp::run),
+    ("engine-whole", engine::whole),
+    ("engine-used", engine::used),
+    ("engine-upgrade", engine::upgrade),
+    ("engine-rebuilt", engine::rebuilt),
+    ("engine-same", engine::same),
     ("boot-bios", boot::bios),
     ("boot-uefi", boot::uefi),
 ];
@@ -104,6 +117,9 @@ fn prepare(chosen: &[Figure], folder: &Path) -> Result<()> {
     }
     if has("boot") || has("ramdisk") {
         ours::artefacts(has("boot"))?;
+    }
+    if has("engine") {
+        engine::prepare()?;
     }
     if has("net") {
         peers::kernel()?;
