@@ -83,7 +83,8 @@ fn deploy(
     let plan = done.plan;
     let written = Written {
         disk: chosen,
-        kept: plan.kept,
+        // The provisioner tells what travelled from what did not.
+        kept: plan.kept + plan.copied,
         fetched: plan.fetched,
         received: plan.received,
         zeroed: plan.zeroed,

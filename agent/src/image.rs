@@ -59,6 +59,15 @@ impl Image {
     }
 }
 
+/// Fetches the manifest of an image that was on the disk before. It needs no signature: it only
+/// tells where to look.
+pub(crate) fn previous(server: &Server, name: &Digest) -> Result<Manifest, Fault> {
+    let stays = |reason: anyhow::Error| Fault::stays(Step::Plan, reason);
+    let bytes = fetch(server, name, "")?
+        .ok_or_else(|| stays(anyhow!("the server has no manifest {name}")))?;
+    Manifest::parse(&bytes).context("parsing the previous manifest").map_err(stays)
+}
+
 fn fetch_index(server: &Server, name: &Digest, manifest: &Manifest) -> Result<Index, Fault> {
     let bytes = fetch(server, name, "/index")?
         .ok_or_else(|| Fault::stays(Step::Plan, anyhow!("the server has no index of {name}")))?;

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use images::{
-    Digest, Disk, Store,
+    Digest, Disk, Manifest, Store,
     pack::Source,
     write::{self, Options},
 };
@@ -19,7 +19,7 @@ use crate::{
     console,
     deployment::{fault_of, step_of, threads},
     fault::Fault,
-    image::{Image, TRUSTED, check_signature},
+    image::{self, Image, TRUSTED, check_signature},
     packs::Packs,
     progress::Teller,
     server::Server,
@@ -60,7 +60,10 @@ pub(crate) struct Write {
     /// Disk to write to, or a file that plays one
     #[arg(long, value_name = "DISK")]
     to: PathBuf,
-    /// Say what would be kept, fetched and zeroed, and change nothing
+    /// Image that was written to this disk before: tells where to look for what can be copied
+    #[arg(long, value_name = "PLACE#NAME")]
+    previous: Option<Origin>,
+    /// Say what would be kept, copied, fetched and zeroed, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Grow the last partition to the disk's end
@@ -105,6 +108,22 @@ fn from_store(store: &Store, name: &str, asked: &Write) -> Result<Image> {
     Ok(Image { manifest: store.manifest(&digest)?, index: store.index(&digest)?, signer })
 }
 
+/// What was on the disk before, by its manifest alone.
+fn previous(origin: &Origin) -> Result<Manifest, Fault> {
+    let stays = |error: anyhow::Error| Fault::stays(Step::Plan, error);
+    match origin {
+        Origin::Store(folder, name) => {
+            let store = Store::open(folder).map_err(stays)?;
+            let digest = store.resolve(name).map_err(|error| stays(error.into()))?;
+            store.manifest(&digest).map_err(stays)
+        }
+        Origin::Server(base, digest) => {
+            let server = Server::at(base).map_err(|error| Fault::stays(Step::Plan, error))?;
+            image::previous(&server, digest)
+        }
+    }
+}
+
 fn write_from(
     image: &Image,
     source: &dyn Source,
@@ -114,8 +133,14 @@ fn write_from(
     let open = if asked.dry_run { Disk::open_read_only(&asked.to) } else { Disk::open(&asked.to) };
     let disk = open.map_err(|refusal| Fault::stays(Step::Disk, refusal))?;
     let progress = |now: write::Progress| teller.reach(step_of(now.phase), now.done, now.total);
-    let options =
-        Options { grow: asked.grow, threads: threads(), progress: &progress, ..Options::default() };
+    let previous = asked.previous.as_ref().map(previous).transpose()?;
+    let options = Options {
+        grow: asked.grow,
+        threads: threads(),
+        progress: &progress,
+        previous: previous.as_ref(),
+        ..Options::default()
+    };
     let (manifest, index) = (&image.manifest, &image.index);
     let plan = if asked.dry_run {
         write::plan(manifest, index, &disk, source, &options)

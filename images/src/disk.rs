@@ -12,7 +12,7 @@ use std::{
     io,
     os::{
         fd::AsFd,
-        unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
+        unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     sync::{
@@ -22,7 +22,7 @@ use std::{
 };
 
 pub use crate::region::Region;
-use crate::{buffer::ALIGNMENT, ioctl};
+use crate::{buffer::ALIGNMENT, ioctl, sector::first_failing};
 
 /// Why a disk cannot be used, or failed in use.
 #[derive(Debug, thiserror::Error)]
@@ -57,8 +57,8 @@ pub enum DiskError {
         /// What it is instead.
         kind: &'static str,
     },
-    /// A transfer failed.
-    #[error("{verb} {len} bytes at offset {offset} of {}", path.display())]
+    /// A transfer failed: this part of it, as narrow as the disk's sectors are.
+    #[error("{verb} {len} bytes at offset {offset} (sector {sector}) of {}", path.display())]
     Transfer {
         /// `reading`, `writing`, `zeroing` or `flushing`.
         verb: &'static str,
@@ -68,6 +68,8 @@ pub enum DiskError {
         offset: u64,
         /// How many bytes.
         len: u64,
+        /// Its first byte in the disk's logical sectors; of 512 bytes in a regular file.
+        sector: u64,
         /// The kernel's reason.
         source: io::Error,
     },
@@ -104,6 +106,7 @@ pub struct Disk {
     plain: File,
     direct: Option<File>,
     direct_works: AtomicBool,
+    zeroes_by_command: bool,
     size: u64,
     sector_size: Option<u32>,
     watch: Option<Arc<Watch>>,
@@ -154,8 +157,19 @@ impl Disk {
             (plain.metadata().map_err(failed)?.len(), None)
         };
         let direct_works = AtomicBool::new(direct.is_some());
+        let device = sector_size.and_then(|_| plain.metadata().ok()).map(|found| found.rdev());
+        let zeroes_by_command = device.is_some_and(zeroes_by_command);
         let path = path.to_owned();
-        Ok(Disk { path, plain, direct, direct_works, size, sector_size, watch: None })
+        Ok(Disk {
+            path,
+            plain,
+            direct,
+            direct_works,
+            zeroes_by_command,
+            size,
+            sector_size,
+            watch: None,
+        })
     }
 
     /// The same disk with every effect shown to `watch` before it happens.
@@ -183,10 +197,31 @@ impl Disk {
         self.sector_size.is_some()
     }
 
+    /// Whether it is a block device with a command that makes zeros, and promises that they are
+    /// read as such (`REQ_OP_WRITE_ZEROES`): [`Disk::zero`] moves no bytes then.
+    pub fn zeroes_by_command(&self) -> bool {
+        self.zeroes_by_command
+    }
+
+    /// Whether aligned transfers go past the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.direct.is_some() && self.direct_works.load(Ordering::Relaxed)
+    }
+
     /// Fills `bytes` from `offset`.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), DiskError> {
-        let len = bytes.len();
-        let result = match self.direct_for(bytes, offset) {
+        self.read(bytes, offset).map_err(|source| {
+            let (offset, len) =
+                first_failing(offset, bytes.len() as u64, self.grain(), |offset, len| {
+                    // Read into the front: alignment is as good there as anywhere.
+                    self.read(&mut bytes[..len as usize], offset)
+                });
+            self.failed("reading", offset, len, source)
+        })
+    }
+
+    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        match self.direct_for(bytes, offset) {
             Some(direct) => match direct.read_exact_at(bytes, offset) {
                 Err(error) if self.gives_up_direct(&error) => {
                     self.plain.read_exact_at(bytes, offset)
@@ -194,26 +229,35 @@ impl Disk {
                 result => result,
             },
             None => self.plain.read_exact_at(bytes, offset),
-        };
-        result.map_err(|source| self.failed("reading", offset, len as u64, source))
+        }
     }
 
     /// Writes all of `bytes` at `offset`; durable only after [`Disk::flush`].
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
-        let write = || {
-            self.show(Effect::Write { offset, bytes })?;
-            self.check_inside(offset, bytes.len() as u64)?;
-            match self.direct_for(bytes, offset) {
-                Some(direct) => match direct.write_all_at(bytes, offset) {
-                    Err(error) if self.gives_up_direct(&error) => {
-                        self.plain.write_all_at(bytes, offset)
-                    }
-                    result => result,
-                },
-                None => self.plain.write_all_at(bytes, offset),
-            }
-        };
-        write().map_err(|source| self.failed("writing", offset, bytes.len() as u64, source))
+        self.show(Effect::Write { offset, bytes })
+            .and_then(|()| self.check_inside(offset, bytes.len() as u64))
+            .map_err(|source| self.failed("writing", offset, bytes.len() as u64, source))?;
+        self.write(bytes, offset).map_err(|source| {
+            let (first, len) =
+                // In parts that go past the page cache, which would take anything.
+                first_failing(offset, bytes.len() as u64, ALIGNMENT as u64, |part, len| {
+                    let at = (part - offset) as usize;
+                    self.write(&bytes[at..at + len as usize], part)
+                });
+            self.failed("writing", first, len, source)
+        })
+    }
+
+    fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        match self.direct_for(bytes, offset) {
+            Some(direct) => match direct.write_all_at(bytes, offset) {
+                Err(error) if self.gives_up_direct(&error) => {
+                    self.plain.write_all_at(bytes, offset)
+                }
+                result => result,
+            },
+            None => self.plain.write_all_at(bytes, offset),
+        }
     }
 
     /// Makes `len` bytes from `offset` zero, by the device's own means where it has some
@@ -310,6 +354,11 @@ impl Disk {
             .unwrap_or(self.size)
     }
 
+    /// Bytes by which a failure is narrowed down.
+    fn grain(&self) -> u64 {
+        u64::from(self.sector_size.unwrap_or(512))
+    }
+
     fn direct_for(&self, bytes: &[u8], offset: u64) -> Option<&File> {
         let grain = self.sector_size.unwrap_or(ALIGNMENT as u32) as usize;
         let aligned = (bytes.as_ptr() as usize).is_multiple_of(ALIGNMENT)
@@ -350,7 +399,8 @@ impl Disk {
     }
 
     fn failed(&self, verb: &'static str, offset: u64, len: u64, source: io::Error) -> DiskError {
-        DiskError::Transfer { verb, path: self.path.clone(), offset, len, source }
+        let sector = offset / self.grain();
+        DiskError::Transfer { verb, path: self.path.clone(), offset, len, sector, source }
     }
 }
 
@@ -363,6 +413,17 @@ fn refusal(path: &Path, source: io::Error) -> DiskError {
         Some(libc::EROFS) => DiskError::ReadOnly { path: path.to_owned() },
         _ => DiskError::Open { path: path.to_owned(), source },
     }
+}
+
+/// What sysfs says of a device; a partition asks its disk. Where there is no sysfs, nothing is
+/// promised.
+fn zeroes_by_command(device: u64) -> bool {
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    ["queue", "../queue"].iter().any(|queue| {
+        let path = format!("/sys/dev/block/{major}:{minor}/{queue}/write_zeroes_max_bytes");
+        let most = std::fs::read_to_string(path).unwrap_or_default();
+        most.trim().parse::<u64>().is_ok_and(|most| most > 0)
+    })
 }
 
 /// The first mount of the disk or of one of its partitions.
@@ -419,8 +480,9 @@ mod tests {
         let file = scratch(8192);
         let disk = Disk::open(file.path()).unwrap();
         let error = disk.write_at(&[1; 4096], 8192).unwrap_err().to_string();
-        assert!(error.starts_with("writing 4096 bytes at offset 8192 of /"), "{error}");
-        assert!(disk.read_at(&mut [0; 10], 8190).is_err());
+        assert!(error.starts_with("writing 4096 bytes at offset 8192 (sector 16) of /"), "{error}");
+        let error = disk.read_at(&mut [0; 4096], 5000).unwrap_err().to_string();
+        assert!(error.starts_with("reading 512 bytes at offset 8072 (sector 15) of /"), "{error}");
         assert_eq!(file.as_file().metadata().unwrap().len(), 8192);
         assert!(matches!(Disk::open("/tmp"), Err(DiskError::Kind { .. })));
         assert!(matches!(Disk::open("/dev/null"), Err(DiskError::Kind { .. })));

@@ -59,6 +59,13 @@ impl Edges {
     }
 }
 
+impl Edges {
+    /// The disk between them.
+    pub(crate) fn inner(&self) -> Range<u64> {
+        self.head.len() as u64..self.tail_offset
+    }
+}
+
 /// No table is to be written, but the one of an earlier image must not outlive this one: its
 /// headers are in the second sector and in the last.
 fn without_table(mut image: Reader<'_>, size: u64) -> Result<Edges, WriteError> {

@@ -1,8 +1,10 @@
 //! The threads between a source and a disk.
 //!
-//! Comparers read windows of the disk; the planner takes them in order and makes steps;
-//! fetchers stream runs; writers decompress, check and write. The queues between them are
-//! short, so memory is bounded by the threads: each holds a window or a piece, some MiB in all.
+//! A disk is gone over in passes. In each, comparers read windows of the disk; the planner takes
+//! them in order and makes steps; fetchers stream runs; writers decompress, check and write;
+//! checkers read back. During the first pass movers copy what stands elsewhere on the disk. The
+//! queues between them are short, so memory is bounded by the threads: each holds a window or a
+//! piece, some MiB in all.
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +19,18 @@ use crate::{
     checksum::checksum,
     failure::Failure,
     fetch::{Fetched, decode, fetch},
+    look::Look,
+    mover::move_all,
+    moves::{Move, Order, Readers, order},
     pack::Decoder,
-    plan::{Plan, Planner, Run, Span, Step, WINDOW, Window, Windows, compare, held, spans},
+    plan::{Plan, Planner, Run, Step},
+    readback::check_all,
+    window::{Fate, Pass, Span, Window, Windows, compare, held, spans, split},
     write::{Mark, Phase, WriteError, Writer},
 };
+
+/// Marks that wait for their check at most.
+const MARKS: usize = 256;
 
 /// Work for a writer.
 enum Job {
@@ -29,73 +39,133 @@ enum Job {
     Piece(Fetched),
 }
 
-/// A window that was compared.
-type Compared = (Window, Vec<bool>);
-
 pub(crate) struct Pipeline<'a> {
-    writer: &'a Writer<'a>,
-    failure: Failure,
+    pub(crate) writer: &'a Writer<'a>,
+    pub(crate) failure: Failure,
+    /// Whether the disk is changed, or only looked at.
+    change: bool,
     total: u64,
 }
 
+/// What a pass found out for those after it.
+#[derive(Default)]
+struct Passed {
+    /// Extents that are to be fetched when all is moved.
+    later: Vec<u32>,
+    /// Extents whose bytes did not stand where they were expected.
+    missed: Vec<u32>,
+}
+
+/// What happens beside a pass.
+#[derive(Default)]
+struct Beside {
+    order: Order,
+    /// Where nothing may be written yet.
+    readers: Option<Readers>,
+}
+
 impl<'a> Pipeline<'a> {
-    pub(crate) fn new(writer: &'a Writer<'a>) -> Self {
+    pub(crate) fn new(writer: &'a Writer<'a>, change: bool) -> Self {
         let total = spans(writer.manifest, writer.index, &writer.edges).map(|span| span.len).sum();
-        Pipeline { writer, failure: Failure::default(), total }
+        Pipeline { writer, failure: Failure::default(), change, total }
     }
 
-    /// Compares and adds up.
-    pub(crate) fn plan(self) -> Result<Plan, WriteError> {
+    /// Makes the disk what it should be, or adds up what that would take.
+    pub(crate) fn run(self, look: Look) -> Result<Plan, WriteError> {
         self.advance(0);
+        let Look { mut fates, moves } = look;
+        let order = order(moves);
         let mut planner = Planner::default();
-        thread::scope(|scope| {
-            let compared = self.compare(scope);
-            for (window, in_place) in InOrder::new(compared) {
-                self.advance(window.spans.iter().map(|span| span.len).sum());
-                planner.push(&window, &in_place);
-            }
-            planner.finish();
-        });
+        planner.plan.copied = order.batches.iter().flatten().map(|one| u64::from(one.len)).sum();
+        let readers = Readers::new(order.batches.iter().flatten());
+        set(&mut fates, order.given_up.iter().flat_map(Move::numbers), Fate::AbsentLater);
+        self.put_off(&mut fates, &readers);
+        let beside = Beside { order, readers: Some(readers) };
+        let passed = self.pass(Pass::Chunks, &fates, &mut planner, beside);
+        set(&mut fates, passed.later.into_iter(), Fate::AbsentLater);
+        planner.plan.copied -= self.lengths(&passed.missed);
+        set(&mut fates, passed.missed.into_iter(), Fate::LookLater);
+        self.pass(Pass::Later, &fates, &mut planner, Beside::default());
+        let look = self.looks_for_zeros(&planner.plan);
+        self.pass(Pass::Zeros { look }, &fates, &mut planner, Beside::default());
         self.failure.into_result()?;
         Ok(planner.plan)
     }
 
-    /// Compares, and makes the disk what it should be.
-    pub(crate) fn run(self) -> Result<Plan, WriteError> {
-        self.advance(0);
-        let mut planner = Planner::default();
-        let threads = self.writer.threads();
-        thread::scope(|scope| {
-            let (jobs, to_do) = bounded(threads);
-            let (runs, to_fetch) = bounded(1);
-            let compared = self.compare(scope);
-            for _ in 0..self.writer.options.connections.max(1) {
-                let (to_fetch, jobs) = (to_fetch.clone(), jobs.clone());
-                scope.spawn(|| self.fetch(to_fetch, jobs));
+    /// What is absent where others still read has to wait.
+    fn put_off(&self, fates: &mut [Fate], readers: &Readers) {
+        for span in spans(self.writer.manifest, self.writer.index, &self.writer.edges) {
+            if let Some(fate @ Fate::Absent) = fates.get_mut(span.extent as usize)
+                && readers.overlap(&span.range())
+            {
+                *fate = Fate::AbsentLater;
             }
-            for _ in 0..threads {
-                let to_do = to_do.clone();
-                scope.spawn(|| self.failure.note(self.work(to_do)));
-            }
-            drop((to_fetch, to_do));
-            self.direct(&mut planner, compared, &runs, &jobs);
-        });
-        self.failure.into_result()?;
-        Ok(planner.plan)
+        }
+    }
+
+    fn lengths(&self, extents: &[u32]) -> u64 {
+        let extent = |number: &u32| self.writer.manifest.extents.get(*number as usize);
+        extents.iter().filter_map(extent).map(crate::Extent::size).sum()
+    }
+
+    /// Reading zeros costs more than making them where the device has a command for that. But
+    /// a disk that is right stays untouched: while no difference is known, it is read.
+    fn looks_for_zeros(&self, plan: &Plan) -> bool {
+        let differs = plan.copied > 0 || plan.fetched > 0;
+        !(differs && self.writer.disk.zeroes_by_command())
     }
 
     fn advance(&self, by: u64) {
         self.writer.advance(Phase::Write, by, self.total);
     }
 
+    fn pass(&self, pass: Pass, fates: &[Fate], planner: &mut Planner, beside: Beside) -> Passed {
+        let Beside { order, readers } = beside;
+        let threads = self.writer.threads();
+        let mut passed = Passed::default();
+        if self.failure.is_set() {
+            return passed;
+        }
+        thread::scope(|scope| {
+            let (jobs, to_do) = bounded(threads);
+            let (runs, to_fetch) = bounded(1);
+            let (marks, to_check) = bounded(MARKS);
+            let compared = self.compare(scope, pass, fates);
+            let mut mover = None;
+            if self.change {
+                for _ in 0..self.writer.options.connections.max(1) {
+                    let (to_fetch, jobs) = (to_fetch.clone(), jobs.clone());
+                    scope.spawn(|| self.fetch(to_fetch, jobs));
+                }
+                for _ in 0..threads {
+                    let (to_do, marks) = (to_do.clone(), marks.clone());
+                    let to_check = to_check.clone();
+                    scope.spawn(|| self.failure.note(self.work(to_do, marks)));
+                    scope.spawn(|| self.failure.note(check_all(self.writer, to_check)));
+                }
+                let marks = marks.clone();
+                mover = Some(scope.spawn(|| move_all(self, order, marks)));
+            }
+            drop((to_fetch, to_do, marks, to_check));
+            passed.later = self.direct(planner, compared, readers, &runs, &jobs);
+            drop((runs, jobs));
+            let missed = mover.and_then(|mover| self.failure.note(join(mover)));
+            passed.missed = missed.unwrap_or_default();
+        });
+        passed
+    }
+
     /// Starts the threads that compare the disk with the image.
     fn compare<'scope>(
         &'scope self,
         scope: &'scope thread::Scope<'scope, '_>,
-    ) -> Receiver<Compared> {
+        pass: Pass,
+        fates: &'scope [Fate],
+    ) -> Receiver<Window> {
         let Writer { manifest, index, edges, .. } = self.writer;
-        let windows = Windows::new(spans(manifest, index, edges));
-        let windows = std::sync::Arc::new(Mutex::new(windows));
+        let spans = spans(manifest, index, edges);
+        let spans = spans.filter_map(move |span| pass.take(span, fates)).flat_map(split);
+        let windows = std::sync::Arc::new(Mutex::new(Windows::new(spans)));
         let (compared, receiver) = bounded(self.writer.threads());
         for _ in 0..self.writer.threads() {
             let (windows, compared) = (windows.clone(), compared.clone());
@@ -107,44 +177,58 @@ impl<'a> Pipeline<'a> {
     fn compare_windows<I: Iterator<Item = Span>>(
         &self,
         windows: &Mutex<Windows<I>>,
-        compared: &Sender<Compared>,
+        compared: &Sender<Window>,
     ) -> Result<(), WriteError> {
-        let mut bytes = Buffer::new(WINDOW);
+        let mut bytes = Buffer::new(crate::window::WINDOW);
         while !self.failure.is_set() {
             let next = windows.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some(window) = next else {
+            let Some(mut window) = next else {
                 break;
             };
-            let in_place = compare(&window, self.writer.disk, &self.writer.edges, &mut bytes)?;
-            if compared.send((window, in_place)).is_err() {
+            compare(&mut window, self.writer.disk, &self.writer.edges, &mut bytes)?;
+            if compared.send(window).is_err() {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Plans in the disk's order and hands the steps out.
+    /// Plans in the disk's order and hands the steps out. Returns what has to wait because
+    /// others still read where it would be written.
     fn direct(
         &self,
         planner: &mut Planner,
-        compared: Receiver<Compared>,
+        compared: Receiver<Window>,
+        readers: Option<Readers>,
         runs: &Sender<Run>,
         jobs: &Sender<Job>,
-    ) {
+    ) -> Vec<u32> {
+        let mut later = Vec::new();
         let hand_out = |step| match step {
+            _ if !self.change => {
+                self.advance(step.len());
+                true
+            }
             Step::Zero { offset, len } => jobs.send(Job::Zero { offset, len }).is_ok(),
             Step::Put { offset, len, chunk } => jobs.send(Job::Put { offset, len, chunk }).is_ok(),
             Step::Fetch(run) => runs.send(run).is_ok(),
         };
-        for (window, in_place) in InOrder::new(compared) {
-            let kept = window.spans.iter().zip(&in_place).filter(|(_, in_place)| **in_place);
-            self.advance(kept.map(|(span, _)| span.len).sum());
-            if self.failure.is_set() || !planner.push(&window, &in_place).into_iter().all(hand_out)
-            {
-                return;
+        for mut window in InOrder::new(compared) {
+            if let Some(readers) = &readers {
+                window.spans.retain(|span| {
+                    let wait = span.in_place == Some(false) && readers.overlap(&span.range());
+                    later.extend(wait.then_some(span.extent));
+                    !wait
+                });
+            }
+            let kept = window.spans.iter().filter(|span| span.in_place == Some(true));
+            self.advance(kept.map(|span| span.len).sum());
+            if self.failure.is_set() || !planner.push(&window).into_iter().all(hand_out) {
+                return later;
             }
         }
         planner.finish().into_iter().all(hand_out);
+        later
     }
 
     fn fetch(&self, runs: Receiver<Run>, jobs: Sender<Job>) {
@@ -158,67 +242,87 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    fn work(&self, jobs: Receiver<Job>) -> Result<(), WriteError> {
+    fn work(&self, jobs: Receiver<Job>, marks: Sender<Mark>) -> Result<(), WriteError> {
         let mut decoder = Decoder::new().map_err(WriteError::Memory)?;
-        let mut bytes = Buffer::new(WINDOW);
+        let mut bytes = Buffer::new(crate::window::WINDOW);
         for job in jobs {
             if self.failure.is_set() {
                 break;
             }
-            let mark = match job {
+            match job {
                 Job::Zero { offset, len } => {
                     self.writer.begin()?;
                     self.writer.disk.zero(offset, len)?;
-                    Mark { offset, len, checksum: None }
+                    self.done(Mark { offset, len, checksum: None }, &marks);
                 }
                 Job::Put { offset, len, chunk } => {
                     let known = held(&self.writer.edges, chunk, offset, len).unwrap_or_default();
                     bytes.show(known.len()).copy_from_slice(known);
-                    self.write(offset, &bytes)?
+                    self.write(offset, &bytes, &marks)?;
                 }
                 Job::Piece(fetched) => {
                     let shown = bytes.show(fetched.piece.len as usize);
                     decode(self.writer.source, &mut decoder, &fetched, shown)?;
-                    self.write(fetched.piece.offset, &bytes)?
+                    self.write(fetched.piece.offset, &bytes, &marks)?;
                 }
-            };
-            self.writer.written.lock().unwrap_or_else(PoisonError::into_inner).push(mark);
-            self.advance(mark.len);
+            }
         }
         Ok(())
     }
 
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<Mark, WriteError> {
+    /// Writes checked bytes and has them read back.
+    pub(crate) fn write(
+        &self,
+        offset: u64,
+        bytes: &[u8],
+        marks: &Sender<Mark>,
+    ) -> Result<(), WriteError> {
         self.writer.begin()?;
         self.writer.disk.write_at(bytes, offset)?;
-        Ok(Mark { offset, len: bytes.len() as u64, checksum: Some(checksum(bytes)) })
+        let len = bytes.len() as u64;
+        self.done(Mark { offset, len, checksum: Some(checksum(bytes)) }, marks);
+        Ok(())
     }
+
+    fn done(&self, mark: Mark, marks: &Sender<Mark>) {
+        self.advance(mark.len);
+        // A checker that is gone has failed, and all stop.
+        let _ = marks.send(mark);
+    }
+}
+
+fn set(fates: &mut [Fate], extents: impl Iterator<Item = u32>, to: Fate) {
+    extents.for_each(|extent| fates[extent as usize] = to);
+}
+
+fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T, WriteError>>) -> Result<T, WriteError> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Gives windows in their order, whichever is compared first.
 struct InOrder {
-    compared: Receiver<Compared>,
-    early: BTreeMap<u64, Compared>,
+    compared: Receiver<Window>,
+    early: BTreeMap<u64, Window>,
     next: u64,
 }
 
 impl InOrder {
-    fn new(compared: Receiver<Compared>) -> Self {
+    fn new(compared: Receiver<Window>) -> Self {
         InOrder { compared, early: BTreeMap::new(), next: 0 }
     }
 }
 
 impl Iterator for InOrder {
-    type Item = Compared;
+    type Item = Window;
 
-    fn next(&mut self) -> Option<Compared> {
+    fn next(&mut self) -> Option<Window> {
         loop {
             if let Some(found) = self.early.remove(&self.next) {
                 self.next += 1;
                 return Some(found);
             }
-            let compared = self.compared.recv().ok()?;
-            self.early.insert(compared.0.number, compared);
+            let window = self.compared.recv().ok()?;
+            self.early.insert(window.number, window);
         }
     }
 }

@@ -1,55 +1,24 @@
 //! What has to happen to a disk, so that it becomes what its image says.
 //!
-//! The disk is looked at in windows, in its order. Of every span of a window it is known
+//! The disk is gone over in windows, in its order. Of every span of a window it is known
 //! whether it is in place already; what is not becomes steps: zero, put, fetch. Steps are
 //! values. A writer does them while later windows are still read; a dry run adds them up.
+//! What is moved on the disk itself is settled before (`moves`).
 
 use std::{fmt, ops::Range};
 
 use serde::Serialize;
 
 use crate::{
-    Digest, Disk, Extent, Index, Manifest, checksum::is_zero, disk::DiskError, edge::Edges,
+    Digest,
     index::Location,
+    window::{Span, WINDOW, Wanted, Window, ZEROS},
 };
 
-/// Bytes of a window, and of a piece, at most.
-pub(crate) const WINDOW: usize = 1 << 20;
 /// Compressed bytes of a run, beyond which a new one begins.
 const RUN: u64 = 4 << 20;
 /// Bytes between two wanted frames that are received rather than asked around.
 const GAP: u64 = 8 << 10;
-/// Bytes that one step makes zero at most, so that several can be under way.
-const ZEROS: u64 = 64 << 20;
-
-/// What a span of the disk is to be.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Wanted {
-    Zero,
-    Chunk {
-        name: Digest,
-        at: Location,
-    },
-    /// Known bytes: part of the held chunk that begins at this offset.
-    Held {
-        chunk: u64,
-    },
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Span {
-    pub(crate) offset: u64,
-    pub(crate) len: u64,
-    pub(crate) wanted: Wanted,
-}
-
-/// Adjacent spans that are read together.
-#[derive(Debug)]
-pub(crate) struct Window {
-    pub(crate) number: u64,
-    pub(crate) spans: Vec<Span>,
-}
-
 /// What is to be done to the disk.
 #[derive(Debug)]
 pub(crate) enum Step {
@@ -59,6 +28,16 @@ pub(crate) enum Step {
     Put { offset: u64, len: u64, chunk: u64 },
     /// Fetch and write.
     Fetch(Run),
+}
+
+impl Step {
+    /// Bytes of the disk that it changes.
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Step::Zero { len, .. } | Step::Put { len, .. } => *len,
+            Step::Fetch(run) => run.pieces.iter().map(|piece| piece.len).sum(),
+        }
+    }
 }
 
 /// Adjacent bytes of a pack, for one request.
@@ -99,6 +78,8 @@ impl Piece {
 pub struct Plan {
     /// Bytes in place already.
     pub kept: u64,
+    /// Bytes that stand elsewhere on the disk, to be copied.
+    pub copied: u64,
     /// Bytes of chunks to be fetched, decompressed.
     pub fetched: u64,
     /// Bytes to be received for them.
@@ -111,115 +92,13 @@ pub struct Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { kept, fetched, received, requests, zeroed } = self;
+        let Plan { kept, copied, fetched, received, requests, zeroed } = self;
         write!(
             f,
-            "{kept} bytes kept, {fetched} fetched ({received} received in {requests} requests), "
+            "{kept} bytes kept, {copied} copied, {fetched} fetched ({received} received in {requests} "
         )?;
-        write!(f, "{zeroed} zeroed")
+        write!(f, "requests), {zeroed} zeroed")
     }
-}
-
-/// The spans of a disk between its edges, in order.
-pub(crate) fn spans<'a>(
-    manifest: &'a Manifest,
-    index: &'a Index,
-    edges: &'a Edges,
-) -> impl Iterator<Item = Span> + 'a {
-    let inner = edges.head.len() as u64..edges.tail_offset;
-    let mut locations = index.locations();
-    let image = manifest.placed().filter_map(move |(offset, extent)| {
-        let wanted = match extent {
-            Extent::Zero(_) => Wanted::Zero,
-            Extent::Chunk { name, .. } => {
-                let at = locations.next()?;
-                let held = edges.held.contains_key(&offset);
-                if held { Wanted::Held { chunk: offset } } else { Wanted::Chunk { name, at } }
-            }
-        };
-        let (from, to) = (inner.start.max(offset), inner.end.min(offset + extent.size()));
-        (from < to).then(|| Span { offset: from, len: to - from, wanted })
-    });
-    let Range { start, end } = edges.stale.clone();
-    let stale = Span { offset: start, len: end.saturating_sub(start), wanted: Wanted::Zero };
-    image.chain(Some(stale).filter(|span| span.len > 0)).flat_map(split)
-}
-
-/// Long runs of zeros in parts that fit a window; chunks fit anyway.
-fn split(span: Span) -> impl Iterator<Item = Span> {
-    let end = span.offset + span.len;
-    (span.offset..end).step_by(WINDOW).map(move |offset| {
-        let len = (end - offset).min(WINDOW as u64);
-        Span { offset, len, ..span }
-    })
-}
-
-/// Gathers spans into windows.
-pub(crate) struct Windows<I: Iterator<Item = Span>> {
-    spans: std::iter::Peekable<I>,
-    number: u64,
-}
-
-impl<I: Iterator<Item = Span>> Windows<I> {
-    pub(crate) fn new(spans: I) -> Self {
-        Windows { spans: spans.peekable(), number: 0 }
-    }
-}
-
-impl<I: Iterator<Item = Span>> Iterator for Windows<I> {
-    type Item = Window;
-
-    fn next(&mut self) -> Option<Window> {
-        let first = self.spans.next()?;
-        let (start, mut end, mut spans) = (first.offset, first.offset + first.len, vec![first]);
-        let fits = |span: &Span, end| {
-            span.offset == end && span.offset + span.len - start <= WINDOW as u64
-        };
-        while let Some(span) = self.spans.next_if(|span| fits(span, end)) {
-            end += span.len;
-            spans.push(span);
-        }
-        self.number += 1;
-        Some(Window { number: self.number - 1, spans })
-    }
-}
-
-/// Which spans of a window the disk has in place. `bytes` is room for it.
-pub(crate) fn compare(
-    window: &Window,
-    disk: &Disk,
-    edges: &Edges,
-    bytes: &mut crate::buffer::Buffer,
-) -> Result<Vec<bool>, DiskError> {
-    let (Some(first), Some(last)) = (window.spans.first(), window.spans.last()) else {
-        return Ok(Vec::new());
-    };
-    let (start, end) = (first.offset, last.offset + last.len);
-    if disk.next_data(start).is_none_or(|data| data >= end) {
-        // A hole of a sparse file.
-        return Ok(window.spans.iter().map(|span| matches!(span.wanted, Wanted::Zero)).collect());
-    }
-    let bytes = bytes.show((end - start) as usize);
-    disk.read_at(bytes, start)?;
-    let here = |span: &Span| {
-        let found =
-            &bytes[(span.offset - start) as usize..(span.offset + span.len - start) as usize];
-        match span.wanted {
-            Wanted::Zero => is_zero(found),
-            // Chunks begin with a block that is not zero: a blank disk need not be hashed.
-            Wanted::Chunk { name, .. } => {
-                !is_zero(&found[..found.len().min(4096)]) && Digest::of(found) == name
-            }
-            Wanted::Held { chunk } => held(edges, chunk, span.offset, span.len) == Some(found),
-        }
-    };
-    Ok(window.spans.iter().map(here).collect())
-}
-
-/// Bytes of a held chunk.
-pub(crate) fn held(edges: &Edges, chunk: u64, offset: u64, len: u64) -> Option<&[u8]> {
-    let start = (offset - chunk) as usize;
-    edges.held.get(&chunk)?.get(start..start + len as usize)
 }
 
 /// Makes steps of windows that come in order, and adds them up.
@@ -232,12 +111,12 @@ pub(crate) struct Planner {
 
 impl Planner {
     /// The steps that are complete once `window` is known.
-    pub(crate) fn push(&mut self, window: &Window, in_place: &[bool]) -> Vec<Step> {
+    pub(crate) fn push(&mut self, window: &Window) -> Vec<Step> {
         let mut steps = Vec::new();
-        for (span, in_place) in window.spans.iter().zip(in_place) {
-            let Span { offset, len, wanted } = *span;
+        for span in &window.spans {
+            let Span { offset, len, wanted, .. } = *span;
             match wanted {
-                _ if *in_place => self.plan.kept += len,
+                _ if span.in_place == Some(true) => self.plan.kept += len,
                 Wanted::Zero => steps.extend(self.zero(offset, len)),
                 Wanted::Held { chunk } => {
                     self.plan.fetched += len;

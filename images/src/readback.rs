@@ -1,20 +1,46 @@
 //! Reading back what was written, past the page cache: a disk that loses or mixes up writes is
 //! found out before it may boot.
+//!
+//! Where reads go to the device itself, that happens while other bytes are still written; else
+//! when all is flushed and the page cache is dropped.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
+
+use crossbeam_channel::Receiver;
 
 use crate::{
     buffer::Buffer,
     checksum::{checksum, is_zero},
     failure::Failure,
-    plan::WINDOW,
+    window::WINDOW,
     write::{Mark, Phase, WriteError, Writer},
 };
 
-/// Reads every mark and compares.
+/// Of zeros that the device made by its own command, this much is read back in each stretch of
+/// [`STRIDE`] bytes, and at the end.
+const PROBE: u64 = 4096;
+const STRIDE: u64 = 16 << 20;
+
+/// Checks what comes, or puts it by where a read would be answered by the page cache.
+pub(crate) fn check_all(writer: &Writer<'_>, marks: Receiver<Mark>) -> Result<(), WriteError> {
+    let mut bytes = Buffer::new(WINDOW);
+    for mark in marks {
+        if writer.disk.is_direct() {
+            check(writer, &mark, &mut bytes, |_| {})?;
+        } else {
+            writer.written.lock().unwrap_or_else(PoisonError::into_inner).push(mark);
+        }
+    }
+    Ok(())
+}
+
+/// Checks what was put by, once it is flushed.
 pub(crate) fn read_back(writer: &Writer<'_>, marks: &[Mark]) -> Result<(), WriteError> {
     let total = marks.iter().map(|mark| mark.len).sum();
     writer.advance(Phase::Verify, 0, total);
@@ -23,7 +49,9 @@ pub(crate) fn read_back(writer: &Writer<'_>, marks: &[Mark]) -> Result<(), Write
     let work = || {
         let mut bytes = Buffer::new(WINDOW);
         while let Some(mark) = marks.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if failure.is_set() || failure.note(check(writer, mark, total, &mut bytes)).is_none() {
+            let told = |len| writer.advance(Phase::Verify, len, total);
+            let checked = check(writer, mark, &mut bytes, told);
+            if failure.is_set() || failure.note(checked).is_none() {
                 break;
             }
         }
@@ -35,13 +63,16 @@ pub(crate) fn read_back(writer: &Writer<'_>, marks: &[Mark]) -> Result<(), Write
 fn check(
     writer: &Writer<'_>,
     mark: &Mark,
-    total: u64,
     bytes: &mut Buffer,
+    told: impl Fn(u64),
 ) -> Result<(), WriteError> {
-    // What has a checksum fits at once; zeros may be many.
     let end = mark.offset + mark.len;
-    for offset in (mark.offset..end).step_by(WINDOW) {
-        let bytes = bytes.show((end - offset).min(WINDOW as u64) as usize);
+    let by_command = mark.checksum.is_none() && writer.disk.zeroes_by_command();
+    let (stride, most) = if by_command { (STRIDE, PROBE) } else { (WINDOW as u64, WINDOW as u64) };
+    // What has a checksum fits at once; zeros may be many.
+    let last = by_command.then(|| end - PROBE.min(mark.len));
+    for offset in (mark.offset..end).step_by(stride as usize).chain(last) {
+        let bytes = bytes.show((end - offset).min(most) as usize);
         let len = bytes.len() as u64;
         writer.disk.read_at(bytes, offset)?;
         let same = match mark.checksum {
@@ -51,7 +82,7 @@ fn check(
         if !same {
             return Err(WriteError::ReadBack { offset, len });
         }
-        writer.advance(Phase::Verify, len, total);
+        told(len);
     }
     Ok(())
 }

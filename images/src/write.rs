@@ -2,7 +2,7 @@
 //!
 //! Order is safety. Before the first change the head and the tail of the disk are made zero
 //! and flushed, so no firmware boots it. Then everything else, each chunk checked before it
-//! is written; flushed, read back, checked. Then the seed. Then the table: its backup, its
+//! is written and read back after; flushed. Then the seed. Then the table: its backup, its
 //! entries and primary header, the boot sector last, each flushed. Whenever the power fails,
 //! the disk boots what it booted before, nothing, or the whole image; and the next run keeps
 //! what is in place. A disk that is right already is only read.
@@ -23,6 +23,7 @@ use crate::{
     disk::{DiskError, Region},
     edge::Edges,
     index::IndexError,
+    look::Look,
     manifest::Partition,
     pack::{BadChunk, Source},
     pipeline::Pipeline,
@@ -85,11 +86,21 @@ pub struct Options<'a> {
     pub progress: &'a (dyn Fn(Progress) + Sync),
     /// Writes the identity into the partition that the manifest names as its seed.
     pub seed: Option<&'a Seed<'a>>,
+    /// What was deployed to this disk before, where that is known. It tells where to look for
+    /// chunks, and is not believed.
+    pub previous: Option<&'a Manifest>,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Options { grow: false, connections: 2, threads: 0, progress: &|_| {}, seed: None }
+        Options {
+            grow: false,
+            connections: 2,
+            threads: 0,
+            progress: &|_| {},
+            seed: None,
+            previous: None,
+        }
     }
 }
 
@@ -190,7 +201,8 @@ pub fn write(
     options: &Options<'_>,
 ) -> Result<Written, WriteError> {
     let mut writer = Writer::new(manifest, index, disk, source, options)?;
-    let plan = writer.phase(Phase::Write, |writer| writer.pipeline().run())?;
+    let look = writer.phase(Phase::Plan, Look::new)?;
+    let plan = writer.phase(Phase::Write, |writer| Pipeline::new(writer, true).run(look))?;
     writer.finish(plan)
 }
 
@@ -203,7 +215,8 @@ pub fn plan(
     options: &Options<'_>,
 ) -> Result<Plan, WriteError> {
     let mut writer = Writer::new(manifest, index, disk, source, options)?;
-    let plan = writer.phase(Phase::Write, |writer| writer.pipeline().plan())?;
+    let look = writer.phase(Phase::Plan, Look::new)?;
+    let plan = writer.phase(Phase::Write, |writer| Pipeline::new(writer, false).run(look))?;
     Ok(writer.with_edges(plan))
 }
 
@@ -217,7 +230,7 @@ pub(crate) struct Writer<'a> {
     pub(crate) edges: Edges,
     /// Whether head and tail are zero, which they are before anything else changes.
     unbootable: Mutex<bool>,
-    /// What was written, to be read back.
+    /// What was written and could not be read back yet.
     pub(crate) written: Mutex<Vec<Mark>>,
     done: AtomicU64,
     took: Vec<(Phase, Duration)>,
@@ -268,10 +281,6 @@ impl<'a> Writer<'a> {
         Ok(writer)
     }
 
-    fn pipeline(&self) -> Pipeline<'_> {
-        Pipeline::new(self)
-    }
-
     /// Threads for each kind of work.
     pub(crate) fn threads(&self) -> usize {
         match self.options.threads {
@@ -289,7 +298,10 @@ impl<'a> Writer<'a> {
         let started = Instant::now();
         self.done.store(0, Ordering::Relaxed);
         let result = step(self)?;
-        self.took.push((phase, started.elapsed()));
+        match self.took.last_mut() {
+            Some((last, took)) if *last == phase => *took += started.elapsed(),
+            _ => self.took.push((phase, started.elapsed())),
+        }
         Ok(result)
     }
 
@@ -333,10 +345,10 @@ impl<'a> Writer<'a> {
     /// All that comes after the chunks are written.
     fn finish(mut self, plan: Plan) -> Result<Written, WriteError> {
         self.phase(Phase::Verify, |writer| {
-            let mut marks = writer.written.lock().unwrap_or_else(PoisonError::into_inner);
-            if !marks.is_empty() {
+            if *writer.unbootable.lock().unwrap_or_else(PoisonError::into_inner) {
                 writer.disk.flush()?;
             }
+            let mut marks = writer.written.lock().unwrap_or_else(PoisonError::into_inner);
             marks.sort_unstable_by_key(|mark| mark.offset);
             read_back(writer, &marks)
         })?;

@@ -11,6 +11,7 @@
 //! | `dhcp`: exchanges per second without loss | [`dhcp`] |
 //! | `dom0-latency`: timers of a service domain beside a guest that burns CPUs | [`interference`] |
 //! | `net-first`, `net-again`: a dom0's network, made and found made | [`network`] |
+//! | `engine-whole`, `-used`, `-upgrade`, `-rebuilt`, `-same`: a disk becomes an image | [`engine`] |
 //! | `agent-size`, `ramdisk-size`, `server-rss` | [`size`] |
 
 use std::{
@@ -22,6 +23,13 @@ use anyhow::{Context, Result, bail};
 
 pub mod boot;
 pub mod dhcp;
+pub mod engine;
+pub mod engine_limit;
+pub mod engine_peers;
+pub mod engine_run;
+pub mod engine_site;
+pub mod engine_target;
+pub mod engine_work;
 pub mod golden;
 pub mod handmade;
 pub mod interference;
@@ -41,7 +49,7 @@ use row::{Row, Table};
 type Figure = (&'static str, fn(&Path) -> Result<Vec<Row>>);
 
 /// In the order in which they are run: the quick ones first.
-const FIGURES: [Figure; 10] = [
+const FIGURES: [Figure; 15] = [
     ("agent-size", size::agent),
     ("ramdisk-size", size::ramdisk),
     ("server-rss", size::server),
@@ -50,6 +58,11 @@ const FIGURES: [Figure; 10] = [
     ("tftp-100", tftp::hundred),
     ("dhcp", dhcp::run),
     ("dom0-latency", interference::run),
+    ("engine-whole", engine::whole),
+    ("engine-used", engine::used),
+    ("engine-upgrade", engine::upgrade),
+    ("engine-rebuilt", engine::rebuilt),
+    ("engine-same", engine::same),
     ("boot-bios", boot::bios),
     ("boot-uefi", boot::uefi),
 ];
@@ -111,6 +124,9 @@ fn prepare(chosen: &[Figure], folder: &Path) -> Result<()> {
     if has("dom0") {
         interference::artefacts()?;
         peers::cyclictest()?;
+    }
+    if has("engine") {
+        engine::prepare()?;
     }
     if has("net") {
         peers::kernel()?;

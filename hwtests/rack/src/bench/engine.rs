@@ -1,0 +1,167 @@
+//! `engine-whole`, `engine-used`, `engine-upgrade`, `engine-rebuilt`, `engine-same`: a disk
+//! becomes an image, by `billet-agent write` and by what else writes images.
+//!
+//! Beside each its `-limit`: the same seconds against what this machine allows at best
+//! ([`super::engine_limit`]), and its `-bytes`: what travelled against the compressed bytes of
+//! the chunks that the disk had nowhere. `engine-memory` is the most that any run needed.
+
+use std::{cell::RefCell, collections::HashSet, fs, path::Path};
+
+use anyhow::{Context, Result};
+use images::Extent;
+
+use super::{
+    engine_limit::Limit,
+    engine_peers::Writer,
+    engine_run::Taken,
+    engine_site::Site,
+    engine_target::Target,
+    engine_work::{State, Work},
+    rounds::{Contender, interleave, median},
+    row::{Better, Row},
+};
+
+const ROUNDS: usize = 5;
+/// The whole agent, whatever the disk's size.
+const MEMORY: f64 = 96.0;
+
+/// What is on the disk, what it becomes, who does it, and the bar.
+struct Case {
+    name: &'static str,
+    before: State,
+    image: State,
+    previous: Option<State>,
+    peers: &'static [Writer],
+    bar: f64,
+    /// What may travel at most, of what is nowhere on the disk; none where that is everything.
+    bytes: Option<f64>,
+}
+
+const SEEDED: &[Writer] = &[Writer::Dd, Writer::Rsync, Writer::Casync];
+
+/// `engine-whole`
+pub fn whole(folder: &Path) -> Result<Vec<Row>> {
+    Case {
+        name: "engine-whole",
+        before: State::Foreign,
+        image: State::Base,
+        previous: None,
+        peers: &[Writer::Dd, Writer::QemuImg, Writer::Casync],
+        bar: 0.33,
+        bytes: None,
+    }
+    .measure(folder)
+}
+
+/// `engine-used`
+pub fn used(folder: &Path) -> Result<Vec<Row>> {
+    let (before, previous) = (State::Used, Some(State::Base));
+    Case::again("engine-used", before, State::Base, previous, 0.4, None).measure(folder)
+}
+
+/// `engine-upgrade`
+pub fn upgrade(folder: &Path) -> Result<Vec<Row>> {
+    let (before, previous) = (State::Base, Some(State::Base));
+    Case::again("engine-upgrade", before, State::Upgrade, previous, 0.4, Some(1.05)).measure(folder)
+}
+
+/// `engine-rebuilt`
+pub fn rebuilt(folder: &Path) -> Result<Vec<Row>> {
+    let (before, previous) = (State::Base, Some(State::Base));
+    Case::again("engine-rebuilt", before, State::Rebuilt, previous, 0.5, Some(1.15)).measure(folder)
+}
+
+/// `engine-same`
+pub fn same(folder: &Path) -> Result<Vec<Row>> {
+    let (before, previous) = (State::Base, Some(State::Base));
+    Case::again("engine-same", before, State::Base, previous, 0.4, None).measure(folder)
+}
+
+/// Makes what is measured, while the host's network is there.
+pub fn prepare() -> Result<()> {
+    Work::prepare().map(drop)
+}
+
+impl Case {
+    fn again(
+        name: &'static str,
+        before: State,
+        image: State,
+        previous: Option<State>,
+        bar: f64,
+        bytes: Option<f64>,
+    ) -> Self {
+        Case { name, before, image, previous, peers: SEEDED, bar, bytes }
+    }
+
+    fn measure(&self, folder: &Path) -> Result<Vec<Row>> {
+        let folder = &folder.join(self.name);
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        let work = Work::prepare()?;
+        let target = Target::attach(folder)?;
+        let _site = Site::start(&work, folder)?;
+        let ours = RefCell::new(Vec::new());
+        let billet = Writer::Billet { previous: self.previous };
+        let run = |writer: Writer| {
+            let (work, target, ours) = (&work, &target, &ours);
+            move || {
+                let limit = Limit::measure_beside(writer == billet, work, target, folder)?;
+                target.become_state(work, self.before)?;
+                let command = writer.command(work, target, self.image)?;
+                let taken = Taken::of(command, &folder.join("run.log"))?;
+                target.check(work, self.image)?;
+                let seconds = taken.seconds;
+                ours.borrow_mut().extend(limit.map(|limit| (limit.of(&taken), taken)));
+                Ok(seconds)
+            }
+        };
+        let writers = [&[billet], self.peers].concat();
+        let mut contenders: Vec<_> =
+            writers.iter().map(|writer| Contender::new(writer.name(), run(*writer))).collect();
+        let medians = interleave(ROUNDS, &mut contenders)?;
+        drop(contenders);
+        let names = self.peers.iter().map(|peer| peer.name());
+        let peers: Vec<_> = names.zip(medians[1..].iter().copied()).collect();
+        let row = Row::compare(self.name, "s", Better::Less, medians[0], &peers);
+        let mut rows = vec![row.with_bar(self.bar)];
+        rows.extend(self.beside(&work, medians[0], &ours.into_inner())?);
+        Ok(rows)
+    }
+
+    /// The rows that have no peer.
+    fn beside(&self, work: &Work, seconds: f64, ours: &[(f64, Taken)]) -> Result<Vec<Row>> {
+        let limit = median(ours.iter().map(|(limit, _)| *limit).collect());
+        let name = |what: &str| format!("{}-{what}", self.name);
+        let (less, peer) = (Better::Less, "physical limit");
+        let peak = ours.iter().map(|(_, taken)| taken.peak).fold(0.0, f64::max);
+        let mut rows = vec![
+            Row::compare(&name("limit"), "s", less, seconds, &[(peer, limit)]).with_bar(2.0),
+            Row::limit(&name("memory"), "MiB", peak, MEMORY),
+        ];
+        if let Some(bar) = self.bytes {
+            let received = ours.iter().map(|(_, taken)| taken.bytes("received")).collect();
+            let (received, new) = (median(received) / 1e6, self.new_bytes(work)? / 1e6);
+            let new = [("in no image before", new)];
+            rows.push(Row::compare(&name("bytes"), "MB", less, received, &new).with_bar(bar));
+        }
+        Ok(rows)
+    }
+
+    /// Compressed bytes of the chunks that the disk's state has nowhere.
+    fn new_bytes(&self, work: &Work) -> Result<f64> {
+        let (manifest, index) = (work.manifest(self.image)?, work.manifest(self.image)?);
+        let (manifest, index) = (work.store.manifest(&manifest)?, work.store.index(&index)?);
+        let names = |extents: &[Extent]| {
+            let name = |extent: &Extent| match extent {
+                Extent::Chunk { name, .. } => Some(*name),
+                Extent::Zero(_) => None,
+            };
+            extents.iter().filter_map(name).collect::<Vec<_>>()
+        };
+        let before = work.store.manifest(&work.manifest(self.before)?)?;
+        let mut known: HashSet<_> = names(&before.extents).into_iter().collect();
+        let chunks = names(&manifest.extents).into_iter().zip(index.locations());
+        let new = chunks.filter(|(name, _)| known.insert(*name));
+        Ok(new.map(|(_, at)| f64::from(at.len)).sum())
+    }
+}

@@ -1,0 +1,87 @@
+//! What this machine allows at best, measured in the same sitting: the rates of its disk, of
+//! HTTP on loopback, and of decompression on all cores.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context, Result};
+
+use super::{
+    engine_run::Taken,
+    engine_site::HTTP,
+    engine_target::Target,
+    engine_work::{SIZE, State, Work},
+};
+
+/// Bytes per second.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    read: f64,
+    write: f64,
+    network: f64,
+    decompress: f64,
+}
+
+impl Limit {
+    /// Measures beside a run of ours, so that both meet the same machine.
+    pub fn measure_beside(
+        ours: bool,
+        work: &Work,
+        target: &Target,
+        folder: &Path,
+    ) -> Result<Option<Self>> {
+        ours.then(|| Limit::measure(work, target, folder)).transpose()
+    }
+
+    /// Measures the target, which is left half written, and the site.
+    pub fn measure(work: &Work, target: &Target, folder: &Path) -> Result<Self> {
+        let log = folder.join("limit.log");
+        let rate = |bytes: u64, line: &str| {
+            let mut command = Command::new("bash");
+            command.args(["-o", "pipefail", "-c", line]);
+            anyhow::Ok(bytes as f64 / Taken::of(command, &log)?.seconds)
+        };
+        let (device, half) = (&target.device, SIZE / 2);
+        let packed = work.path(State::Base, "zst");
+        let size = packed.metadata().context("looking at the compressed image")?.len();
+        let raw = work.path(State::Foreign, "raw");
+        let direct = "bs=4M count=512 status=none";
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let one = rate(used(work), &format!("zstd -dcq {} | cat >/dev/null", packed.display()))?;
+        Ok(Limit {
+            read: rate(half, &format!("dd if={device} of=/dev/null iflag=direct {direct}"))?,
+            write: {
+                // From memory: zeros would be no bytes to some devices.
+                rate(
+                    half / 8,
+                    &format!("cat {} | head -c {} >/dev/null", raw.display(), half / 8),
+                )?;
+                let from = format!("head -c {} {}", half / 8, raw.display());
+                let to = format!("dd of={device} iflag=fullblock oflag=direct conv=fsync {direct}");
+                rate(half / 8, &format!("{from} | {to}"))?
+            },
+            network: rate(size, &format!("curl -sf {HTTP}/base.zst >/dev/null"))?,
+            decompress: one * cores as f64,
+        })
+    }
+
+    /// The seconds that a run needs at least: what takes longest when all go on at once.
+    pub fn of(&self, run: &Taken) -> f64 {
+        let written = run.bytes("copied") + run.bytes("fetched");
+        [
+            (run.bytes("kept") + run.bytes("copied")) / self.read,
+            written / self.write,
+            run.bytes("received") / self.network,
+            run.bytes("fetched") / self.decompress,
+        ]
+        .into_iter()
+        .fold(0.0, f64::max)
+    }
+}
+
+/// Bytes of the base that are not zero.
+fn used(work: &Work) -> u64 {
+    let manifest = work.manifest(State::Base).and_then(|name| work.store.manifest(&name));
+    let extents = manifest.map(|manifest| manifest.extents).unwrap_or_default();
+    let chunk = |extent: &&images::Extent| matches!(extent, images::Extent::Chunk { .. });
+    extents.iter().filter(chunk).map(images::Extent::size).sum()
+}
