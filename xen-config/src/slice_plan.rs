@@ -188,27 +188,7 @@ impl Draft<'_> {
         let guest = slice.guest.map(|guest| &guest.name);
         let user = self.site.user(&vf.address);
         let live = user.is_some_and(|domain| guest.is_some_and(|it| it.as_str() == domain.name));
-        let had = self.held.iter().find(|held| held.slice == *id);
-        let had = had.filter(|held| held.pf == at.pf && held.vf == at.vf).cloned();
-        let mut identity = slice.identity.clone();
-        if let Some(had) = had.as_ref().filter(|had| live && had.identity != identity) {
-            self.plan.notes.push(format!(
-                "slice {id} has {}, and {identity} after a restart of its guest",
-                had.identity
-            ));
-            identity = had.identity.clone();
-        }
-        let known = had.is_some_and(|had| had.identity == identity);
-        if !known && !live {
-            self.let_go(id, &at, &vf);
-            if self.was_used(&at, &pf, &vf, &identity) {
-                self.change(id, &at, VfChange::Reset);
-            }
-        }
-        if !known {
-            let (slice, pf, identity) = (id.clone(), at.pf.clone(), identity.clone());
-            self.step(SliceStep::Hold { held: Held { slice, pf, vf: at.vf, identity } });
-        }
+        let (identity, known) = self.hold(slice, &at, &pf, &vf, live);
         let only = (known || live).then_some(vf.only.as_deref()).flatten();
         let shape = Shape {
             identity,
@@ -236,6 +216,41 @@ impl Draft<'_> {
         if let Some(guest) = guest {
             self.plan.functions.entry(guest.clone()).or_default().push(vf.address);
         }
+    }
+
+    /// Writes down that the slice has a VF, unless that is known; then nobody else's traces are on it.
+    /// Gives who it is, and whether it was known.
+    fn hold(
+        &mut self,
+        slice: &Slice<'_>,
+        at: &VfPlace,
+        pf: &Pf,
+        vf: &Vf,
+        live: bool,
+    ) -> (Identity, bool) {
+        let id = &slice.id;
+        let had = self.held.iter().find(|held| held.slice == *id);
+        let had = had.filter(|held| held.pf == at.pf && held.vf == at.vf).cloned();
+        let mut identity = slice.identity.clone();
+        if let Some(had) = had.as_ref().filter(|had| live && had.identity != identity) {
+            self.plan.notes.push(format!(
+                "slice {id} has {}, and {identity} after a restart of its guest",
+                had.identity
+            ));
+            identity = had.identity.clone();
+        }
+        let known = had.is_some_and(|had| had.identity == identity);
+        if !known && !live {
+            self.let_go(id, at, vf);
+            if self.was_used(at, pf, vf, &identity) {
+                self.change(id, at, VfChange::Reset);
+            }
+        }
+        if !known {
+            let (slice, pf, identity) = (id.clone(), at.pf.clone(), identity.clone());
+            self.step(SliceStep::Hold { held: Held { slice, pf, vf: at.vf, identity } });
+        }
+        (identity, known)
     }
 
     /// Whether a VF that nobody has bears traces of somebody.

@@ -293,7 +293,7 @@ mod tests {
         slices.apply(&SliceStep::Hold { held: one.clone() }).unwrap();
         slices.apply(&SliceStep::Hold { held: other.clone() }).unwrap();
         let mut slices = Slices::at(&folder, Path::new("/")).unwrap();
-        assert_eq!(slices.memory.held(), [other.clone()]);
+        assert_eq!(slices.memory.held(), std::slice::from_ref(&other));
         assert_eq!(slices.memory.past[0].held, one);
         assert!(slices.memory.past[0].until.is_some());
         slices.apply(&SliceStep::Free { slice: other.slice.clone() }).unwrap();

@@ -384,6 +384,21 @@ fn an_agent_without_memory_finds_what_its_guests_have() {
 }
 
 #[test]
+fn an_identity_is_not_changed_under_a_guest() {
+    let mut node = node();
+    let text = format!("{FABRICS}{}", sliced("web"));
+    settle(&mut node, &text);
+    let before = node.host.held.clone();
+    let other = text.replace("pkeys", "guid = \"02:00:00:00:00:00:00:99\", pkeys");
+    let plan = plan(&node, &other);
+    assert_eq!(plan.sentences(), [""; 0]);
+    assert!(plan.notes[0].contains("and GUID 02:00:00:00:00:00:00:99 after a restart"));
+    settle(&mut node, &other.replace("memory", "state = \"stopped\"\nmemory"));
+    settle(&mut node, &other);
+    assert_ne!(node.host.held[0].identity, before[0].identity);
+}
+
+#[test]
 fn counts_change_only_while_nobody_uses_a_vf() {
     let mut node = node();
     let lan =
