@@ -91,6 +91,7 @@ bench: bench-deps programs
 	    cargo run --locked --quiet --release -p rack -- bench $(if $(ONLY),--only $(ONLY))
 
 torture: deps agent
+	cargo test --locked -p images --test power -- --ignored
 	cargo build --locked -p pxe
 	BILLET=$(BUILT)/debug/billet BILLET_AGENT=$(BUILT)/agent/billet-agent \
 	    cargo test --locked -p rack --test dom0 -- $(TORTURE)
