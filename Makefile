@@ -101,5 +101,6 @@ bench: bench-deps programs
 	    cargo run --locked --quiet --release -p rack -- bench $(if $(ONLY),--only $(ONLY))
 
 torture: deps agent
+	cargo test --locked -p images --test power -- --ignored
 	cargo build --locked -p pxe
 	$(RACK) cargo test --locked -p rack --test dom0 -- $(TORTURE)

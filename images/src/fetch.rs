@@ -2,6 +2,8 @@
 
 use std::io::Read;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
+
 use crate::{
     Digest,
     index::Location,
@@ -13,7 +15,37 @@ use crate::{
 /// A piece with the frames of its chunks, back to back, not yet decompressed.
 pub(crate) struct Fetched {
     pub(crate) piece: Piece,
+    /// With whatever an earlier piece left behind them.
     pub(crate) frames: Vec<u8>,
+}
+
+/// Memory for frames that was used before. Fresh memory costs a page fault for every 4 KiB, and
+/// zeros that nobody reads.
+pub(crate) struct Spare {
+    give: Sender<Vec<u8>>,
+    take: Receiver<Vec<u8>>,
+}
+
+impl Spare {
+    /// Keeps so many at most.
+    pub(crate) fn new(most: usize) -> Self {
+        let (give, take) = bounded(most);
+        Spare { give, take }
+    }
+
+    /// Room for `len` bytes at least.
+    fn take(&self, len: usize) -> Vec<u8> {
+        let mut room = self.take.try_recv().unwrap_or_default();
+        if room.len() < len {
+            room.resize(len, 0);
+        }
+        room
+    }
+
+    /// Takes room back.
+    pub(crate) fn give(&self, room: Vec<u8>) {
+        let _ = self.give.try_send(room);
+    }
 }
 
 /// Streams a run; each piece is given on as soon as it is here. Returns the bytes received, or
@@ -21,6 +53,7 @@ pub(crate) struct Fetched {
 pub(crate) fn fetch(
     source: &dyn Source,
     run: Run,
+    spare: &Spare,
     mut take: impl FnMut(Fetched) -> bool,
 ) -> Result<u64, WriteError> {
     let Run { pack, range, pieces } = run;
@@ -28,13 +61,14 @@ pub(crate) fn fetch(
     let failed = |source| WriteError::Source { pack, source };
     let mut stream = source.read(&pack, range).map_err(failed)?;
     for piece in pieces {
-        let mut frames = Vec::with_capacity(piece.packed());
+        let mut frames = spare.take(piece.packed());
+        let mut filled = 0;
         for chunk in piece.chunks.iter().filter(|chunk| !chunk.repeats) {
             let range = chunk.at.range();
             skip(&mut stream, range.start - position).map_err(failed)?;
-            let start = frames.len();
-            frames.resize(start + chunk.at.len as usize, 0);
-            stream.read_exact(&mut frames[start..]).map_err(failed)?;
+            let end = filled + chunk.at.len as usize;
+            stream.read_exact(&mut frames[filled..end]).map_err(failed)?;
+            filled = end;
             position = range.end;
         }
         if !take(Fetched { piece, frames }) {

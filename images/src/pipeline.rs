@@ -18,7 +18,7 @@ use crate::{
     buffer::Buffer,
     checksum::checksum,
     failure::Failure,
-    fetch::{Fetched, decode, fetch},
+    fetch::{Fetched, Spare, decode, fetch},
     look::Look,
     mover::move_all,
     moves::{Move, Order, Readers, order},
@@ -44,6 +44,7 @@ pub(crate) struct Pipeline<'a> {
     pub(crate) failure: Failure,
     /// Whether the disk is changed, or only looked at.
     change: bool,
+    spare: Spare,
     total: u64,
 }
 
@@ -67,7 +68,8 @@ struct Beside {
 impl<'a> Pipeline<'a> {
     pub(crate) fn new(writer: &'a Writer<'a>, change: bool) -> Self {
         let total = spans(writer.manifest, writer.index, &writer.edges).map(|span| span.len).sum();
-        Pipeline { writer, failure: Failure::default(), change, total }
+        let spare = Spare::new(2 * writer.threads());
+        Pipeline { writer, failure: Failure::default(), change, spare, total }
     }
 
     /// Makes the disk what it should be, or adds up what that would take.
@@ -235,7 +237,7 @@ impl<'a> Pipeline<'a> {
         for run in runs {
             let take = |fetched| !self.failure.is_set() && jobs.send(Job::Piece(fetched)).is_ok();
             if self.failure.is_set()
-                || self.failure.note(fetch(self.writer.source, run, take)).is_none()
+                || self.failure.note(fetch(self.writer.source, run, &self.spare, take)).is_none()
             {
                 break;
             }
@@ -263,6 +265,7 @@ impl<'a> Pipeline<'a> {
                 Job::Piece(fetched) => {
                     let shown = bytes.show(fetched.piece.len as usize);
                     decode(self.writer.source, &mut decoder, &fetched, shown)?;
+                    self.spare.give(fetched.frames);
                     self.write(fetched.piece.offset, &bytes, &marks)?;
                 }
             }

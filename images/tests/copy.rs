@@ -111,7 +111,7 @@ fn what_was_written_and_flushed_is_not_fetched_again() {
 }
 
 proptest! {
-    #![proptest_config(proptest::test_runner::Config { cases: 24, ..Default::default() })]
+    #![proptest_config(proptest::test_runner::Config { cases: 12, ..Default::default() })]
 
     #[test]
     fn any_layout_becomes_any_other(

@@ -1,7 +1,12 @@
 //! What this machine allows at best, measured in the same sitting: the rates of its disk, of
 //! HTTP on loopback, and of decompression on all cores.
 
-use std::{path::Path, process::Command};
+use std::{
+    fs,
+    io::{self, Read},
+    path::Path,
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 
@@ -45,20 +50,23 @@ impl Limit {
         let size = packed.metadata().context("looking at the compressed image")?.len();
         let raw = work.path(State::Foreign, "raw");
         let direct = "bs=4M count=512 status=none";
+        fs::File::open(&raw)
+            .and_then(|file| io::copy(&mut file.take(half / 4), &mut io::sink()))
+            .context("reading what is to be written")?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let one = rate(used(work), &format!("zstd -dcq {} | cat >/dev/null", packed.display()))?;
         Ok(Limit {
             read: rate(half, &format!("dd if={device} of=/dev/null iflag=direct {direct}"))?,
-            write: {
-                // From memory: zeros would be no bytes to some devices.
-                rate(
-                    half / 8,
-                    &format!("cat {} | head -c {} >/dev/null", raw.display(), half / 8),
-                )?;
-                let from = format!("head -c {} {}", half / 8, raw.display());
-                let to = format!("dd of={device} iflag=fullblock oflag=direct conv=fsync {direct}");
-                rate(half / 8, &format!("{from} | {to}"))?
-            },
+            // What was just read is in memory; zeros would be no bytes to some devices.
+            write: rate(
+                half / 4,
+                &format!(
+                    "dd if={} of={device} iflag=count_bytes oflag=direct conv=fsync bs=4M \
+                     count={} status=none",
+                    raw.display(),
+                    half / 4
+                ),
+            )?,
             network: rate(size, &format!("curl -sf {HTTP}/base.zst >/dev/null"))?,
             decompress: one * cores as f64,
         })

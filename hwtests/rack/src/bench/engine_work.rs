@@ -20,7 +20,8 @@ use crate::tool;
 pub const SIZE: u64 = 4 << 30;
 /// Where the root file system begins.
 const ROOT: u64 = 128 << 20;
-const BLOCK: usize = 64 << 10;
+/// What is touched is touched in stretches, as files are.
+const STRETCH: usize = 1 << 20;
 const MIRROR: &str = "http://deb.debian.org/debian";
 const SUITE: &str = "bookworm";
 /// Enough for the bytes in use that the figures speak of.
@@ -35,9 +36,9 @@ const UUID: &str = "6a1e7b52-31a5-4f0e-8f00-000000000001";
 pub enum State {
     /// The image as it was deployed.
     Base,
-    /// The same after use: a fifth of its 64 KiB blocks touched, and rubbish in free space.
+    /// The same after use: a fifth of what it holds touched, and rubbish in free space.
     Used,
-    /// The next version: one block in twenty is new.
+    /// The next version: one byte in twenty is new.
     Upgrade,
     /// The next version, rebuilt from packages with Debian's updates: all files moved.
     Rebuilt,
@@ -136,13 +137,13 @@ impl Work {
         run(mke2fs.arg(format!("{}k", (SIZE - ROOT) / 1024 - 1024))).map(drop)
     }
 
-    /// The base with every so many blocks changed, as compressible as before.
+    /// The base with every so many stretches changed, as compressible as before.
     fn touched(&self, to: &Path, every: u64, rubbish: bool) -> Result<()> {
         let mut copy = Command::new("cp");
         run(copy.arg("--sparse=always").arg(self.path(State::Base, "raw")).arg(to))?;
         let disk = File::options().read(true).write(true).open(to).context("opening the disk")?;
-        let (mut bytes, mut used, mut free) = (vec![0; BLOCK], 0, 0);
-        for offset in (ROOT..SIZE - (1 << 20)).step_by(BLOCK) {
+        let (mut bytes, mut used, mut free) = (vec![0; STRETCH], 0, 0);
+        for offset in (ROOT..SIZE - (1 << 20)).step_by(STRETCH) {
             disk.read_exact_at(&mut bytes, offset).context("reading the disk")?;
             let empty = bytes.iter().all(|byte| *byte == 0);
             let count = if empty { &mut free } else { &mut used };
