@@ -272,7 +272,8 @@ impl Agent {
                 let options = Options { reach: self.identity.reach(), ..Options::default() };
                 let state = confirm::State::at(&self.state)?;
                 if let Some(card) = &desired.network.management {
-                    lease::note(&self.folder, &self.boot, card, &network::probe("/".as_ref())?)?;
+                    let links = network::probe("/".as_ref())?;
+                    lease::note(&self.folder, &self.boot, card, &links, "/run".as_ref())?;
                 }
                 network::apply(&desired.network, &state, &options)?;
             }

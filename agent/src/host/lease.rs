@@ -40,17 +40,31 @@ struct Lease {
     address: Ipv4Addr,
 }
 
-/// Notes, before links change, the leases that may move with them: those of `card`.
-pub(crate) fn note(folder: &Folder, boot: &str, card: &LinkName, links: &Links) -> Result<()> {
+/// Notes, before links change, the leases that may move with them: those of `card`. `run` is `/run`.
+pub(crate) fn note(
+    folder: &Folder,
+    boot: &str,
+    card: &LinkName,
+    links: &Links,
+    run: &Path,
+) -> Result<()> {
     let Some(link) = links.links.get(card) else { return Ok(()) };
-    let given = link.addresses.iter().filter(|address| address.dynamic);
-    let given = given.filter_map(|address| match address.net.ip {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
+    let lease = leased(run, link.index);
+    let given = link.addresses.iter().filter_map(|address| match address.net.ip {
+        IpAddr::V4(ip) if address.dynamic || lease == Some(ip) => Some(ip),
+        _ => None,
     });
     let lease = |(address, mac)| Lease { boot: boot.to_owned(), mac, address };
     let leases: Vec<Lease> = given.zip(link.mac.iter().copied().cycle()).map(lease).collect();
     if leases.is_empty() { Ok(()) } else { folder.write(FILE, &leases) }
+}
+
+/// The address that systemd-networkd has a lease of for the link of this number. An address that
+/// it was told to keep (`KeepConfiguration=`) looks in the kernel like one that nobody gave.
+fn leased(run: &Path, index: u32) -> Option<Ipv4Addr> {
+    let file = run.join("systemd/netif/leases").join(index.to_string());
+    let text = std::fs::read_to_string(file).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("ADDRESS=")?.trim().parse().ok())
 }
 
 /// Keeps them from now on; what an operator should know goes into `words`.
@@ -215,14 +229,19 @@ mod tests {
         let links: Links = serde_json::from_value(links).unwrap();
         let at = |text: &str| moved_to(&links, text.parse().unwrap()).map(LinkName::as_str);
         assert_eq!((at("10.0.0.9"), at("10.0.1.9"), at("10.0.2.9")), (Some("br0"), None, None));
-        let folder = tempfile::tempdir().unwrap();
-        let folder = Folder::at(folder.path()).unwrap();
-        note(&folder, "one", &"ens5".parse().unwrap(), &links).unwrap();
-        let leases: Vec<Lease> = folder.read(FILE).unwrap().unwrap();
-        let addresses: Vec<String> = leases.iter().map(|it| it.address.to_string()).collect();
-        assert_eq!(addresses, ["10.0.1.9"]);
+        let place = tempfile::tempdir().unwrap();
+        let (folder, run) = (Folder::at(place.path()).unwrap(), place.path());
+        let noted = |card: &str| {
+            note(&folder, "one", &card.parse().unwrap(), &links, run).unwrap();
+            let leases: Vec<Lease> = folder.read(FILE).unwrap().unwrap();
+            leases.iter().map(|it| it.address.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(noted("ens5"), ["10.0.1.9"]);
         // A card that has none forgets none.
-        note(&folder, "one", &"ens4".parse().unwrap(), &links).unwrap();
-        assert_eq!(folder.read::<Vec<Lease>>(FILE).unwrap().unwrap(), leases);
+        assert_eq!(noted("ens4"), ["10.0.1.9"]);
+        let leases = run.join("systemd/netif/leases");
+        std::fs::create_dir_all(&leases).unwrap();
+        std::fs::write(leases.join("3"), "# private\nADDRESS=10.0.3.9\nLIFETIME=120\n").unwrap();
+        assert_eq!(noted("ens4"), ["10.0.3.9"]);
     }
 }
