@@ -46,9 +46,9 @@ impl Taken {
 
     /// The bytes that billet's plan has of a kind: `kept`, `copied`, `fetched`, `received`.
     pub fn bytes(&self, kind: &str) -> f64 {
-        let mut words = self.said.split([' ', '(', ',', '\n']).filter(|word| *word != "bytes");
+        let words = self.said.split([' ', '(', ',', '\n']).filter(|word| *word != "bytes");
         let (mut before, mut found) = (0.0, 0.0);
-        while let Some(word) = words.next() {
+        for word in words {
             match word.parse() {
                 Ok(number) => before = number,
                 Err(_) if word == kind => found = before,
