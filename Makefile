@@ -5,9 +5,9 @@
 # make torture what takes long
 
 # Every Debian package that building, testing and the demo need, in this one place.
-PACKAGES := build-essential busybox-static ca-certificates curl dnsmasq-base dosfstools dpkg-dev \
-    debian-archive-keyring e2fsprogs fdisk gdisk ipxe ipxe-qemu iproute2 iputils-ping kmod mmdebstrap mtools \
-    openssh-client ovmf qemu-system-x86 qemu-utils strace tftp-hpa atftp uidmap util-linux xz-utils zstd
+PACKAGES := attr build-essential busybox-static ca-certificates curl dnsmasq-base dosfstools dpkg-dev \
+    debian-archive-keyring e2fsprogs fdisk gdisk ipxe ipxe-qemu iproute2 iputils-ping kmod minisign mmdebstrap mtools \
+    openssh-client ovmf qemu-system-x86 qemu-utils skopeo strace tftp-hpa atftp uidmap umoci util-linux xz-utils zstd
 BENCH_PACKAGES := kea-dhcp4-server kea-admin
 
 # Stories that take minutes and of which `make test` plays a shorter one.
@@ -18,7 +18,7 @@ BUILT    := $(CURDIR)/target/$(TRIPLE)
 DENY     := 0.20.2
 export PATH := $(CURDIR)/target/tools/bin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: all deps bench-deps check lint licences agent programs unit devices e2e demo test bench torture
+.PHONY: all deps bench-deps check lint licences agent programs unit devices system e2e demo test bench torture
 
 all: programs
 
@@ -64,12 +64,20 @@ unit:
 	cargo test --locked --workspace --exclude rack
 	$(MAKE) devices
 
-## loop devices of 512 and 4096 bytes a sector, mounted and read-only ones
+## loop devices of 512 and 4096 bytes a sector, mounted and read-only ones; files of many owners
 devices:
 ifeq ($(shell id -u),0)
-	cargo test --locked -p images --test device -- --ignored
+	cargo test --locked -p images --test device --test layers -- --ignored
 else
-	@echo "LEFT OUT: the tests on loop devices, which need root"
+	@echo "LEFT OUT: the tests on loop devices and of containers' layers, which need root"
+endif
+
+## a container's image as a disk that starts
+system:
+ifeq ($(shell id -u),0)
+	cargo test --locked -p images --test system -- --ignored
+else
+	@echo "LEFT OUT: the test of a container's image as a disk, which needs root"
 endif
 
 e2e: agent

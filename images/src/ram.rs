@@ -19,6 +19,7 @@ use crate::{
     file,
     modules::{self, ModuleInfo},
     scratch::Scratch,
+    signature,
     tool::{self, Tool},
 };
 
@@ -28,6 +29,8 @@ const SUITE: &str = "trixie";
 const KERNEL: &str = "linux-image-amd64";
 /// What firmware fetches, and where package `ipxe` has it.
 const BOOT_PROGRAMS: [&str; 3] = ["undionly.kpxe", "ipxe.efi", "snponly.efi"];
+/// Where the agent looks for keys.
+const TRUSTED: &str = "etc/billet/trusted";
 /// Levels above this save little and cost minutes.
 const LEVEL: i32 = 19;
 
@@ -53,7 +56,8 @@ const WANTED: [&[&str]; 6] = [
 pub struct Options {
     /// The agent, a static program.
     pub agent: PathBuf,
-    /// Keys whose images it believes: file name (`*.pub`) and text in minisign's form.
+    /// Keys whose images it believes: file name (`*.pub`) and text in minisign's form; and
+    /// `revoked/<id>` for keys that it never believes.
     pub trusted: Vec<(String, String)>,
     /// Folder for the files that are made.
     pub out: PathBuf,
@@ -147,13 +151,14 @@ fn pack(
     folder: &Path,
 ) -> Result<Vec<u8>> {
     let mut cpio = Cpio::default();
-    for path in ["dev", "etc", "etc/billet", "etc/billet/trusted", "lib", "lib/modules"] {
+    for path in ["dev", "etc", "etc/billet", TRUSTED, "lib", "lib/modules"] {
         cpio.folder(path);
     }
+    cpio.folder(&format!("{TRUSTED}/{}", signature::REVOKED));
     // Before devtmpfs is there, the kernel opens this one for /init.
     cpio.device("dev/console", 0o600, 5, 1);
     for (name, text) in trusted {
-        cpio.file(&format!("etc/billet/trusted/{name}"), 0o644, text.as_bytes());
+        cpio.file(&format!("{TRUSTED}/{name}"), 0o644, text.as_bytes());
     }
     let home = format!("lib/modules/{version}");
     cpio.folder(&home);

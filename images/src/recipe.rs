@@ -21,7 +21,7 @@ pub use crate::{
 
 /// Every key of a recipe, by section; those without one come first.
 const KEYS: [(&str, &[&str]); 3] = [
-    ("", &["name", "base", "suite", "components", "packages", "agent", "disk", "boot"]),
+    ("", &["name", "base", "suite", "components", "packages", "given", "agent", "disk", "boot"]),
     ("disk", &["esp", "seed", "root"]),
     ("boot", &["command_line", "kexec", "grub"]),
 ];
@@ -41,6 +41,9 @@ pub struct Recipe {
     pub components: Vec<String>,
     /// Packages beside Debian's essential ones and apt.
     pub packages: Vec<String>,
+    /// Whether the system comes from a file, and of the packages its kernel only.
+    #[serde(default)]
+    pub given: bool,
     /// Whether our agent comes into the system, as `/usr/sbin/billet-agent`.
     #[serde(default)]
     pub agent: bool,
@@ -247,7 +250,7 @@ mod tests {
     #[test]
     fn the_embedded_recipes_are_the_folders() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
-        for name in ["bare", "dom0"] {
+        for name in ["bare", "dom0", "system"] {
             assert_eq!(Recipe::built_in(name).unwrap(), Recipe::read(&folder.join(name)).unwrap());
         }
         let mut files = Vec::new();
@@ -292,7 +295,7 @@ mod tests {
             assert!(format!("{error:#}").contains(said), "{error:#}");
         }
         let error = Recipe::built_in("bear").unwrap_err().to_string();
-        assert_eq!(error, "no recipe `bear`: bare, dom0 is accepted");
+        assert_eq!(error, "no recipe `bear`: bare, dom0, system is accepted");
     }
 
     #[test]

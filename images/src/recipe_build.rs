@@ -5,10 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{
     debian::{self, Apt, Source},
+    foreign::{Foreign, Start},
+    format::Format,
     manifest::Boot,
     ram,
     recipe::Recipe,
@@ -37,6 +39,10 @@ pub struct Options {
     pub mirror: Option<String>,
     /// Folder that keeps downloaded packages for the next build.
     pub cache: Option<PathBuf>,
+    /// The system, a tar archive or an OCI image layout, for recipes that make a disk of one.
+    pub from: Option<PathBuf>,
+    /// What that file is, where its first bytes do not tell.
+    pub format: Option<Format>,
     /// Our agent, a static program, for recipes that take it in.
     pub agent: Option<PathBuf>,
 }
@@ -63,6 +69,8 @@ pub struct Built {
 pub fn build(recipe: &Recipe, options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Built> {
     tool::need(&[&TOOLS[..], &debian::TOOLS[..]].concat())?;
     let agent = agent(recipe, options)?;
+    let (foreign, recipe) = foreign(recipe, options)?;
+    let recipe = &recipe;
     let suite = options.suite.as_deref().unwrap_or(&recipe.suite);
     let source = Source::new(suite, options.mirror.as_deref(), &recipe.components);
     let scratch = Scratch::new(&options.out)?;
@@ -71,7 +79,18 @@ pub fn build(recipe: &Recipe, options: &Options, progress: &mut dyn FnMut(&str))
     let apt = Apt::new(&scratch.join("apt"), &source)?;
     let epoch = apt.released()?;
     let given = Given { source: &source, epoch, cache: options.cache.as_deref(), agent };
-    let system = System::build(recipe, &given, &scratch, progress)?;
+    let mut system = System::build(recipe, &given, &scratch, progress)?;
+    let names = scratch.join("kernel");
+    let mut boot = boot(recipe, &names)?;
+    if let Some(foreign) = foreign {
+        progress("completing the system");
+        let whole = scratch.join("whole.tar");
+        let start = foreign.complete(recipe, system.archive(), &names, &whole)?;
+        system = system.with_archive(whole);
+        let Start { kernel, ramdisk, command_line } = start;
+        let partition = Foreign::PARTITION;
+        boot = boot.map(|_| Boot { partition, kernel, ramdisk, command_line });
+    }
 
     progress("writing the disk");
     let layout = Layout::new(recipe.disk);
@@ -86,13 +105,23 @@ pub fn build(recipe: &Recipe, options: &Options, progress: &mut dyn FnMut(&str))
 
     let path = options.out.join(format!("{}.raw", recipe.name));
     fs::rename(&unfinished, &path).with_context(|| format!("naming {}", path.display()))?;
-    Ok(Built {
-        disk: path,
-        boot: boot(recipe, &scratch.join("kernel"))?,
-        seed: Some(Layout::SEED),
-        source,
-        epoch,
-    })
+    Ok(Built { disk: path, boot, seed: Some(Layout::SEED), source, epoch })
+}
+
+/// The system that comes from a file, and the recipe with room for it.
+fn foreign(recipe: &Recipe, options: &Options) -> Result<(Option<Foreign>, Recipe)> {
+    let (name, mut recipe) = (&recipe.name, recipe.clone());
+    match (&options.from, recipe.given) {
+        (None, false) => Ok((None, recipe)),
+        (None, true) => bail!("recipe {name} makes a disk of a system in a file: none was given"),
+        (Some(_), false) => bail!("recipe {name} makes its system itself: no file is accepted"),
+        (Some(path), true) => {
+            let foreign = Foreign::open(path, options.format)?;
+            foreign.check()?;
+            recipe.disk.root = recipe.disk.root.max(foreign.size());
+            Ok((Some(foreign), recipe))
+        }
+    }
 }
 
 /// The agent's bytes, when the recipe takes it in.

@@ -47,7 +47,7 @@ pub(crate) const BASES: [Embedded; 1] = [Embedded {
 }];
 
 /// The recipes.
-pub(crate) const RECIPES: [Embedded; 2] = [
+pub(crate) const RECIPES: [Embedded; 3] = [
     Embedded {
         name: "bare",
         text: include_str!("../recipes/bare/recipe.toml"),
@@ -75,6 +75,12 @@ pub(crate) const RECIPES: [Embedded; 2] = [
             "usr/lib/billet/domain-0"
             "usr/lib/billet/guest-logs"
         ),
+    },
+    Embedded {
+        name: "system",
+        text: include_str!("../recipes/system/recipe.toml"),
+        finish: "",
+        overlay: overlay!("system": "etc/hostname"),
     },
 ];
 

@@ -41,7 +41,7 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 mkdir "$dir/root"
 tar --extract --numeric-owner --same-permissions --xattrs --xattrs-include='*' \
-    --exclude='./dev/*' --directory "$dir/root"
+    --delay-directory-restore --exclude='./dev/*' --directory "$dir/root"
 truncate --size "$1" "$dir/file"
 shift
 mke2fs -q -d "$dir/root" "$@" "$dir/file" >&2
@@ -106,6 +106,16 @@ impl System {
         })
         .context("installing packages")?;
         Ok(System { archive, memory, errors: scratch.join("errors") })
+    }
+
+    /// Where its files are, as a tar archive.
+    pub(crate) fn archive(&self) -> &Path {
+        &self.archive
+    }
+
+    /// The files of another archive in its place.
+    pub(crate) fn with_archive(self, archive: PathBuf) -> Self {
+        System { archive, ..self }
     }
 
     /// Writes the root file system into its partition.

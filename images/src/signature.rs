@@ -1,6 +1,6 @@
 //! Who vouches for a manifest: ed25519 signatures in minisign's format, made over its bytes.
 //!
-//! A store has one secret key. A node believes every public key in one folder, which comes
+//! A store signs with one secret key. A node believes every public key in one folder, which comes
 //! with its RAM system and not with the image.
 
 use std::{
@@ -22,6 +22,24 @@ impl std::fmt::Display for KeyId {
 }
 
 impl KeyId {
+    /// The key that a signature says it is by.
+    pub fn of_signature(minisig: &str) -> Option<Self> {
+        let boxed = minisign::SignatureBox::from_string(minisig).ok()?;
+        Some(Self::from_bytes(boxed.keynum()))
+    }
+
+    /// The key in the text of a `.pub` file.
+    pub fn of_public_key(text: &str) -> Option<Self> {
+        let boxed = minisign::PublicKeyBox::from_string(text).ok()?;
+        Some(Self::from_bytes(boxed.into_public_key().ok()?.keynum()))
+    }
+
+    /// Its name as it is printed.
+    fn parse(text: &str) -> Option<Self> {
+        let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'A'..=b'F');
+        (text.len() == 16 && text.bytes().all(digit)).then(|| KeyId(text.to_owned()))
+    }
+
     /// Minisign keeps the number little endian.
     fn from_bytes(bytes: &[u8]) -> Self {
         KeyId(bytes.iter().rev().map(|byte| format!("{byte:02X}")).collect())
@@ -37,6 +55,14 @@ pub enum Untrusted {
     /// The signer is not among the trusted.
     #[error("signed by key {signer}, trusted are {}", list(trusted))]
     UnknownKey {
+        /// Who signed.
+        signer: KeyId,
+        /// Who is believed.
+        trusted: Vec<KeyId>,
+    },
+    /// The signer was trusted, and is not any more.
+    #[error("signed by key {signer}, which was revoked; trusted are {}", list(trusted))]
+    Revoked {
         /// Who signed.
         signer: KeyId,
         /// Who is believed.
@@ -76,7 +102,7 @@ impl SecretKey {
         match fs::read_to_string(&path) {
             Ok(text) => Self::parse(&text).with_context(|| format!("reading {}", path.display())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                create(folder, &path).with_context(|| format!("making {}", path.display()))
+                Self::create(folder, "billet").with_context(|| format!("making {}", path.display()))
             }
             Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
         }
@@ -87,6 +113,19 @@ impl SecretKey {
         let secret = sealed.into_unencrypted_secret_key()?;
         let id = KeyId::from_bytes(secret.keynum());
         Ok(SecretKey { secret, id })
+    }
+
+    /// Makes a key: `<name>.key` in `folder` (mode 0600) and `<name>.pub` beside it.
+    pub(crate) fn create(folder: &Path, name: &str) -> anyhow::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let pair = minisign::KeyPair::generate_unencrypted_keypair()?;
+        let id = KeyId::from_bytes(pair.pk.keynum());
+        // The public half first: a secret key that exists always has it beside it.
+        let public = pair.pk.to_box()?.into_string();
+        write_new(&folder.join(format!("{name}.pub")), &public, 0o644)?;
+        let secret = pair.sk.to_box(Some("billet store key"))?.into_string();
+        write_new(&folder.join(format!("{name}.key")), &secret, 0o600)?;
+        Ok(SecretKey { secret: pair.sk, id })
     }
 
     /// Its name.
@@ -103,17 +142,6 @@ impl SecretKey {
     }
 }
 
-fn create(folder: &Path, path: &Path) -> anyhow::Result<SecretKey> {
-    fs::create_dir_all(folder)?;
-    let pair = minisign::KeyPair::generate_unencrypted_keypair()?;
-    let id = KeyId::from_bytes(pair.pk.keynum());
-    // The public half first: a secret key that exists always has it beside it.
-    write_new(&folder.join("billet.pub"), &pair.pk.to_box()?.into_string(), 0o644)?;
-    let secret = pair.sk.to_box(Some("billet store key"))?.into_string();
-    write_new(path, &secret, 0o600)?;
-    Ok(SecretKey { secret: pair.sk, id })
-}
-
 fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let temporary = path.with_extension("new");
     let mut options = fs::OpenOptions::new();
@@ -123,16 +151,25 @@ fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
-/// The public keys that are believed.
+/// In a folder of public keys: names of those that are believed no more, each a file.
+pub(crate) const REVOKED: &str = "revoked";
+
+/// The public keys that are believed, and the names of those that are so no more.
 #[derive(Debug, Clone, Default)]
 pub struct Trusted {
     keys: Vec<(KeyId, minisign_verify::PublicKey)>,
+    revoked: Vec<KeyId>,
 }
 
 impl Trusted {
-    /// Every `*.pub` of `folder`; a folder that is absent has none.
+    /// Every `*.pub` of `folder` but those that are named in its folder `revoked`; a folder that is
+    /// absent has none.
     pub fn load(folder: &Path) -> anyhow::Result<Self> {
         let mut trusted = Trusted::default();
+        for path in list_folder(&folder.join(REVOKED))? {
+            let name = path.file_name().and_then(|name| name.to_str()).and_then(KeyId::parse);
+            trusted.revoked.extend(name);
+        }
         for path in public_keys(folder)? {
             let context = || format!("reading public key {}", path.display());
             trusted.add(&fs::read_to_string(&path).with_context(context)?).with_context(context)?;
@@ -144,13 +181,25 @@ impl Trusted {
     pub fn add(&mut self, text: &str) -> anyhow::Result<()> {
         let boxed = minisign::PublicKeyBox::from_string(text)?;
         let id = KeyId::from_bytes(boxed.into_public_key()?.keynum());
+        if self.revoked.contains(&id) {
+            return Ok(());
+        }
         self.keys.push((id, minisign_verify::PublicKey::decode(text)?));
         Ok(())
     }
 
     /// Who is believed.
     pub fn ids(&self) -> Vec<KeyId> {
-        self.keys.iter().map(|(id, _)| id.clone()).collect()
+        let mut ids: Vec<_> = self.keys.iter().map(|(id, _)| id.clone()).collect();
+        // A key may be in several files.
+        ids.sort();
+        ids.dedup();
+        ids
+    }
+
+    /// Who is believed no more.
+    pub fn revoked(&self) -> &[KeyId] {
+        &self.revoked
     }
 
     /// The trusted key that signed `bytes` with the signature whose text is `minisig`.
@@ -159,6 +208,9 @@ impl Trusted {
         let signer = KeyId::from_bytes(boxed.map_err(|_| Untrusted::Malformed)?.keynum());
         let signature =
             minisign_verify::Signature::decode(minisig).map_err(|_| Untrusted::Malformed)?;
+        if self.revoked.contains(&signer) {
+            return Err(Untrusted::Revoked { signer, trusted: self.ids() });
+        }
         let mut of_signer = self.keys.iter().filter(|(id, _)| *id == signer).peekable();
         if of_signer.peek().is_none() {
             return Err(Untrusted::UnknownKey { signer, trusted: self.ids() });
@@ -170,7 +222,15 @@ impl Trusted {
     }
 }
 
-fn public_keys(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+/// The public keys in a folder.
+pub(crate) fn public_keys(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut paths = list_folder(folder)?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "pub"));
+    Ok(paths)
+}
+
+/// What is in a folder, in order; nothing where there is none.
+fn list_folder(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let context = || format!("listing {}", folder.display());
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -178,7 +238,6 @@ fn public_keys(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     };
     let paths = entries.map(|entry| entry.map(|entry| entry.path()));
     let mut paths = paths.collect::<io::Result<Vec<_>>>().with_context(context)?;
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "pub"));
     paths.sort();
     Ok(paths)
 }

@@ -10,6 +10,8 @@ mod diff;
 mod events;
 mod export;
 mod image;
+mod key;
+mod mirror;
 mod node;
 mod text;
 

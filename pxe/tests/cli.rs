@@ -108,6 +108,46 @@ fn an_image_is_exported() {
 }
 
 #[test]
+fn keys_are_made_revoked_and_images_signed_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let words = ["image", "import", "--name", "one", "-"];
+    billet(&store, &words).write_stdin(disk()).assert().success();
+    let made = json(&mut billet(&store, &["image", "key", "new", "--json"]));
+    let (new, old) = (made["key"].as_str().unwrap(), made["before"].as_str().unwrap());
+    says(&mut billet(&store, &["image", "key", "revoke", new]), 1, "makes another one first");
+    says(&mut billet(&store, &["image", "key", "revoke", old]), 0, "billet image sign one");
+    says(&mut billet(&store, &["image", "verify", "one"]), 1, "which was revoked");
+    says(&mut billet(&store, &["image", "sign", "--all"]), 0, new);
+    billet(&store, &["image", "verify", "one"]).assert().success();
+    let keys = json(&mut billet(&store, &["image", "key", "ls", "--json"]));
+    let role = |id: &str| {
+        keys.as_array().unwrap().iter().find(|key| key["id"] == id).unwrap()["role"].clone()
+    };
+    assert_eq!((role(new), role(old)), ("signs".into(), "revoked".into()));
+    says(&mut billet(&store, &["image", "key", "trust", "/nowhere"]), 2, "/nowhere");
+}
+
+#[test]
+fn a_store_is_mirrored_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, other) = (folder.path().join("store"), folder.path().join("other"));
+    let words = ["image", "import", "--name", "one", "-"];
+    billet(&store, &words).write_stdin(disk()).assert().success();
+    let mirrored = json(billet(&store, &["image", "mirror", "--json", "--to"]).arg(&other));
+    assert_eq!((&mirrored["new_images"], &mirrored["packs"]), (&1.into(), &1.into()));
+    says(
+        billet(&store, &["image", "mirror", "one", "--to"]).arg(&other),
+        0,
+        "0 B copied in 0 packs",
+    );
+    says(billet(&store, &["image", "mirror", "two", "--to"]).arg(&other), 1, "there are one");
+    let key = store.join("keys/billet.pub");
+    billet(&other, &["image", "key", "trust"]).arg(key).assert().success();
+    billet(&other, &["image", "verify", "one"]).assert().success();
+}
+
+#[test]
 fn a_corrupt_pack_is_named_and_refused() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use images::{
-    Store, import, ram,
+    Store,
+    format::Format,
+    import, ram,
     recipe::{self, Recipe},
 };
 use serde_json::json;
@@ -24,8 +26,15 @@ const RAM: &str = "ram";
 pub(super) struct Build {
     #[command(flatten)]
     store: StoreArgs,
-    /// `bare`, `dom0`, `ram`, or a folder with a recipe of your own.
+    /// `bare`, `dom0`, `system`, `ram`, or a folder with a recipe of your own.
     recipe: String,
+    /// With `system`: the files of it, a tar archive or a container's image (an OCI image layout, as a
+    /// folder or a tar archive; skopeo and buildah write them).
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    /// What that file is, when it does not tell itself: tar or oci.
+    #[arg(long, requires = "from")]
+    format: Option<Format>,
     /// Name for the image; the recipe's own without it.
     #[arg(long)]
     name: Option<String>,
@@ -67,13 +76,25 @@ fn build_image(store: &Store, args: &Build) -> anyhow::Result<()> {
     let options = recipe::Options {
         agent: if recipe.agent { Some(agent(args)?) } else { None },
         out: work.path().to_owned(),
+        from: args.from.clone(),
+        format: args.format,
         suite: args.suite.clone(),
         mirror: args.mirror.clone(),
         // Beside what is being made, not around it: all of the cache is copied into the system
         // while that is built.
         cache: args.work.as_ref().map(|work| work.join("packages")),
     };
-    let built = with_bar(&name, |progress| recipe::build(&recipe, &options, progress))?;
+    if recipe.given != args.from.is_some() {
+        let said = match recipe.given {
+            true => {
+                "--from says which system to make a disk of: a tar archive, an OCI image layout"
+            }
+            false => "--from goes with `system`",
+        };
+        return Err(Refused(said.to_owned()).into());
+    }
+    let built = with_bar(&name, |progress| recipe::build(&recipe, &options, progress))
+        .map_err(image::refused)?;
     let mut options = import::Options::new(&name);
     options.boot = built.boot;
     options.seed = built.seed;
@@ -88,7 +109,7 @@ fn build_image(store: &Store, args: &Build) -> anyhow::Result<()> {
 
 fn build_ram(store: &Store, args: &Build) -> anyhow::Result<()> {
     let agent = agent(args)?;
-    let mut trusted = public_keys(&store.root().join("keys"))?;
+    let mut trusted = store.trusted_files()?;
     if let Some(folder) = &args.trust {
         trusted.extend(public_keys(folder)?);
     }

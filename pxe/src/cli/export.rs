@@ -3,12 +3,11 @@
 use std::{path::PathBuf, sync::Mutex, time::Instant};
 
 use clap::Args;
-use images::format::{Format, Unfit};
+use images::format::Format;
 use serde_json::json;
 
 use super::{
     bar::Bars,
-    client::Refused,
     image::{self, StoreArgs},
     text,
 };
@@ -51,10 +50,7 @@ pub(super) fn run(args: &Export) -> anyhow::Result<()> {
     if let Ok((bar, _)) = bar.into_inner().as_mut() {
         bar.end(if exported.is_ok() { "written" } else { "not written" });
     }
-    let exported = exported.map_err(|error| match error.downcast_ref::<Unfit>() {
-        Some(unfit) => Refused(unfit.to_string()).into(),
-        None => error,
-    })?;
+    let exported = exported.map_err(image::refused)?;
     if args.json {
         return text::json(&json!({
             "manifest": manifest,

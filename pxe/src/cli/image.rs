@@ -39,8 +39,15 @@ pub(super) enum Verb {
     Verify(One),
     /// Take a name away; `gc` then frees what no name needs.
     Rm(One),
+    /// Keys that sign images, and keys that nodes believe.
+    #[command(subcommand)]
+    Key(super::key::Verb),
+    /// Sign images again with the store's key.
+    Sign(super::key::Sign),
     /// Free what no name needs, and repack what is mostly dead.
     Gc(super::collect::Gc),
+    /// Copy images to another store, only what is missing there.
+    Mirror(super::mirror::Mirror),
     /// Compare two images: bytes in common, bytes that are new.
     Diff(super::diff::Diff),
 }
@@ -127,7 +134,10 @@ pub(super) fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Show(args) => show(&args),
         Verb::Verify(args) => verify(&args),
         Verb::Rm(args) => rm(&args),
+        Verb::Key(verb) => super::key::run(&verb),
+        Verb::Sign(args) => super::key::sign(&args),
         Verb::Gc(args) => super::collect::run(&args),
+        Verb::Mirror(args) => super::mirror::run(&args),
         Verb::Diff(args) => super::diff::run(&args),
     }
 }
@@ -166,10 +176,15 @@ pub(super) fn import_disk(
     if let Ok((bar, _)) = bar.into_inner().as_mut() {
         bar.end(if imported.is_ok() { "packed" } else { "not packed" });
     }
-    imported.map_err(|error| match error.downcast_ref::<Unfit>() {
+    imported.map_err(refused)
+}
+
+/// A file that does not fit is a refusal, and nothing that is broken.
+pub(super) fn refused(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<Unfit>() {
         Some(unfit) => Refused(unfit.to_string()).into(),
         None => error,
-    })
+    }
 }
 
 /// Shows how many bytes of how many are done.
