@@ -20,7 +20,7 @@ DENY     := 0.20.2
 RACK     := BILLET=$(BUILT)/debug/billet BILLET_AGENT=$(BUILT)/agent/billet-agent
 export PATH := $(CURDIR)/target/tools/bin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: all deps bench-deps check lint licences agent programs unit devices e2e demo test bench torture
+.PHONY: all deps bench-deps check lint licences agent programs unit devices system e2e demo test bench torture
 
 all: programs
 
@@ -66,17 +66,25 @@ unit:
 	cargo test --locked --workspace --exclude rack
 	$(MAKE) devices
 
-## loop devices of 512 and 4096 bytes a sector, mounted and read-only ones
+## loop devices of 512 and 4096 bytes a sector, mounted and read-only ones; files of many owners
 devices:
 ifeq ($(shell id -u),0)
-	cargo test --locked -p images --test device -- --ignored
+	cargo test --locked -p images --test device --test layers -- --ignored
 else
-	@echo "LEFT OUT: the tests on loop devices, which need root"
+	@echo "LEFT OUT: the tests on loop devices and of containers' layers, which need root"
+endif
+
+## a container's image as a disk that starts
+system:
+ifeq ($(shell id -u),0)
+	cargo test --locked -p images --test system -- --ignored
+else
+	@echo "LEFT OUT: the test of a container's image as a disk, which needs root"
 endif
 
 # Programs of stories, two at a time: most of a story one machine waits for one processor. The
 # long ones begin; what each printed is shown when it has ended.
-STORIES := host bare survival reproducible dom0 network firmware ordinary refusals proxy wire relay
+STORIES := host bare survival slices dom0 reproducible network firmware ordinary refusals proxy wire relay
 
 e2e: agent
 	cargo build --locked -p pxe

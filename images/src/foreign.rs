@@ -230,7 +230,6 @@ mod tests {
             let mut header = tar::Header::new_ustar();
             header.set_size(3);
             header.set_mode(0o755);
-            (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
             builder.append_data(&mut header, name, &b"abc"[..]).unwrap();
         }
         builder.finish().unwrap();

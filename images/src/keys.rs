@@ -113,11 +113,17 @@ impl Store {
     pub fn new_key(&self) -> anyhow::Result<(KeyId, KeyId)> {
         let (folder, before) = (self.keys_folder(), self.secret_key()?.id().clone());
         let _lock = self.lock_alone()?;
-        // Whatever a crash leaves, every key that ever signed is believed, and one signs.
+        // Whatever a crash leaves, every key that ever signed is believed, and one signs. Here it has
+        // left the public half of the key that signs under the name it was made by.
+        let (made, public) = (folder.join("new.pub"), folder.join("billet.pub"));
+        let text = fs::read_to_string(&made).unwrap_or_default();
+        if KeyId::of_public_key(&text).as_ref() == Some(&before) {
+            fs::rename(&made, &public).context("replacing billet.pub")?;
+        }
         let new = SecretKey::create(&folder, "new")?.id().clone();
-        for (end, mode) in [("pub", "billet.pub"), ("key", "billet.key")] {
+        for end in ["pub", "key"] {
             let kept = folder.join(format!("{before}.{end}"));
-            match fs::hard_link(folder.join(mode), &kept) {
+            match fs::hard_link(folder.join(format!("billet.{end}")), &kept) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(error).with_context(|| format!("keeping {}", kept.display()));
                 }

@@ -75,7 +75,8 @@ impl<R: Read> Members<R> {
         loop {
             self.skip()?;
             let Some(header) = self.header()? else { return Ok(None) };
-            let size = header.entry_size().context("reading the size of a member")?;
+            let size = filled(&header.as_old().size, header.entry_size());
+            let size = size.context("reading the size of a member")?;
             match header.entry_type() {
                 EntryType::XHeader => extended.records.extend(records(&self.block(size)?)?),
                 // What it says of all members is of no use here: comments, a commit.
@@ -141,11 +142,12 @@ impl<R: Read> Members<R> {
         let link = records.get(&b"linkpath"[..]).cloned().or(link);
         let link = link.or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
         let kind = kind(header, link.unwrap_or_default()).with_context(context)?;
-        let number = |key: &[u8], plain: io::Result<u64>| match records.get(key) {
+        let number = |key: &[u8], field: &[u8], plain: io::Result<u64>| match records.get(key) {
             Some(value) => decimal(value),
-            None => Ok(plain?),
+            None => filled(field, plain),
         };
-        let size = number(b"size", header.entry_size()).with_context(context)?;
+        let fields = header.as_old();
+        let size = number(b"size", &fields.size, header.entry_size()).with_context(context)?;
         let has_bytes = kind == Kind::File;
         self.left = if has_bytes { size } else { 0 };
         self.filling = if has_bytes { size.checked_next_multiple_of(BLOCK) } else { Some(0) }
@@ -157,12 +159,12 @@ impl<R: Read> Members<R> {
         });
         Ok(Member {
             kind,
-            mode: header.mode().with_context(context)? & 0o7777,
-            owner: number(b"uid", header.uid()).with_context(context)?,
-            group: number(b"gid", header.gid()).with_context(context)?,
+            mode: filled(&fields.mode, header.mode()).with_context(context)? & 0o7777,
+            owner: number(b"uid", &fields.uid, header.uid()).with_context(context)?,
+            group: number(b"gid", &fields.gid, header.gid()).with_context(context)?,
             modified: match records.get(&b"mtime"[..]) {
                 Some(text) => whole_seconds(text).with_context(context)?,
-                None => header.mtime().with_context(context)?.cast_signed(),
+                None => filled(&fields.mtime, header.mtime()).with_context(context)?.cast_signed(),
             },
             size: self.left,
             attributes: attributes.collect(),
@@ -246,6 +248,12 @@ fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((&body[..equals], &body[equals + 1..], rest))
 }
 
+/// A field that nobody filled in is 0; some archivers leave what does not matter to them.
+fn filled<T: Default>(field: &[u8], value: io::Result<T>) -> anyhow::Result<T> {
+    let blank = field.iter().all(|byte| matches!(byte, 0 | b' '));
+    if blank { Ok(T::default()) } else { Ok(value?) }
+}
+
 fn decimal(text: &[u8]) -> anyhow::Result<u64> {
     let text = String::from_utf8_lossy(text);
     text.parse().with_context(|| format!("`{text}` is no number"))
@@ -323,7 +331,7 @@ mod tests {
             archive.extend(more);
             let mut members = Members::new(&archive[..]);
             while let Ok(Some(_)) = members.next() {}
-            let _ = records(&archive[at..]);
+            let _ = records(archive.get(at..).unwrap_or_default());
         }
     }
 }

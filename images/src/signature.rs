@@ -181,7 +181,7 @@ impl Trusted {
     pub fn add(&mut self, text: &str) -> anyhow::Result<()> {
         let boxed = minisign::PublicKeyBox::from_string(text)?;
         let id = KeyId::from_bytes(boxed.into_public_key()?.keynum());
-        if self.revoked.contains(&id) || self.keys.iter().any(|(known, _)| *known == id) {
+        if self.revoked.contains(&id) {
             return Ok(());
         }
         self.keys.push((id, minisign_verify::PublicKey::decode(text)?));
@@ -190,7 +190,11 @@ impl Trusted {
 
     /// Who is believed.
     pub fn ids(&self) -> Vec<KeyId> {
-        self.keys.iter().map(|(id, _)| id.clone()).collect()
+        let mut ids: Vec<_> = self.keys.iter().map(|(id, _)| id.clone()).collect();
+        // A key may be in several files.
+        ids.sort();
+        ids.dedup();
+        ids
     }
 
     /// Who is believed no more.

@@ -72,6 +72,18 @@ fn a_new_key_signs_and_what_the_old_one_signed_is_believed_until_it_is_revoked()
 
     store.sign("first", false).unwrap();
     assert_eq!(signer(&store, &first).unwrap(), new.to_string());
+
+    // Cut between the two halves of a new key.
+    let keys = store.root().join("keys");
+    let former = fs::read(keys.join("billet.pub")).unwrap();
+    let (third, _) = store.new_key().unwrap();
+    fs::rename(keys.join("billet.pub"), keys.join("new.pub")).unwrap();
+    fs::write(keys.join("billet.pub"), former).unwrap();
+    let manifest = add(&store, "third", 3);
+    assert_eq!(signer(&store, &manifest).unwrap(), third.to_string());
+    assert_eq!(store.new_key().unwrap().1, third);
+    assert_eq!(signer(&store, &manifest).unwrap(), third.to_string());
+    assert_eq!(signer(&store, &first).unwrap(), new.to_string());
 }
 
 #[test]
