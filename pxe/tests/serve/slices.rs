@@ -42,7 +42,8 @@ fn partitions_follow_the_desired_states_of_all_nodes() {
         file.display()
     );
     let server = server(&config);
-    server.enroll("two", OTHER);
+    let two = serde_json::json!({ "name": "two", "macs": [OTHER] });
+    server.api("POST", "/v1/nodes", two).expect(201);
     server.set(&text(KEY), &[]).expect(200);
     let view = server.api("GET", "/v1/nodes/one/slices", Value::Null).expect(200);
     let guid = view["items"][0]["guid"].as_str().unwrap().to_owned();
