@@ -5,7 +5,7 @@ use std::{io::Write as _, path::Path, time::Duration};
 
 use anyhow::Context;
 use images::{
-    Disk,
+    Disk, Manifest,
     disk::Region,
     manifest::Partition,
     write::{self, Options, Phase, WriteError},
@@ -19,7 +19,7 @@ use crate::{
     disks,
     fault::Fault,
     identity::Checked,
-    image::{Image, TRUSTED},
+    image::{self, Image, TRUSTED},
     kexec,
     packs::Packs,
     patience::Patience,
@@ -78,13 +78,16 @@ fn deploy(
         teller.note(format!("signed by {signer}"));
     }
     let files = seed_files(&image, &job.identity)?;
-    let done = write_image(server, &image, &chosen, job.grow, files, teller)?;
+    let previous = previous(server, job);
+    let previous =
+        previous.as_ref().or_else(|| (job.previous? == job.manifest).then_some(&image.manifest));
+    let done = write_image(server, &image, previous, &chosen, job.grow, files, teller)?;
     let ending = prepare_restart(job.restart, &chosen.name, &image, teller);
     let plan = done.plan;
     let written = Written {
         disk: chosen,
-        // The provisioner tells what travelled from what did not.
-        kept: plan.kept + plan.copied,
+        kept: plan.kept,
+        copied: plan.copied,
         fetched: plan.fetched,
         received: plan.received,
         zeroed: plan.zeroed,
@@ -115,9 +118,19 @@ fn seed_files(image: &Image, identity: &Identity) -> Result<Option<Vec<SeedFile>
     Ok(Some(seed::render(&checked)))
 }
 
+/// What another image, written before, had where. The image may be gone by now: it is only a hint.
+fn previous(server: &Server, job: &Deploy) -> Option<Manifest> {
+    let name = job.previous.filter(|name| *name != job.manifest)?;
+    let manifest = image::previous(server, &name);
+    manifest
+        .inspect_err(|fault| console::say(format_args!("without a hint: {:#}", fault.reason)))
+        .ok()
+}
+
 fn write_image(
     server: &Server,
     image: &Image,
+    previous: Option<&Manifest>,
     chosen: &protocol::Disk,
     grow: bool,
     files: Option<Vec<SeedFile>>,
@@ -136,6 +149,7 @@ fn write_image(
         threads: threads(),
         progress: &progress,
         seed: files.is_some().then_some(&write_seed),
+        previous,
         ..Options::default()
     };
     let written = write::write(&image.manifest, &image.index, &disk, &packs, &options);

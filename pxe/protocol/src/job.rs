@@ -48,6 +48,10 @@ pub struct Deploy {
     pub image: String,
     /// Its manifest, the only thing that is believed.
     pub manifest: Digest,
+    /// Manifest of the image that was written to the node before: where its disk is worth a look.
+    /// It is no more than a hint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Digest>,
     /// Whether an image without a signature may be written.
     #[serde(default)]
     pub unsigned: bool,

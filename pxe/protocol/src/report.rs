@@ -30,6 +30,9 @@ pub struct Written {
     pub disk: Disk,
     /// Bytes found in place and left alone.
     pub kept: u64,
+    /// Bytes that stood elsewhere on the disk and were copied.
+    #[serde(default)]
+    pub copied: u64,
     /// Bytes of chunks fetched and written (plain).
     pub fetched: u64,
     /// Bytes that travelled for them (compressed).

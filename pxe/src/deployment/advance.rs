@@ -130,8 +130,8 @@ impl Deployment {
         self.spent = true;
         self.enter(Step::Restart, now);
         let text = format!(
-            "disk {} is written: {} bytes kept, {} fetched, {} zeroed",
-            written.disk.name, written.kept, written.fetched, written.zeroed
+            "disk {} is written: {} bytes kept, {} copied, {} fetched, {} zeroed",
+            written.disk.name, written.kept, written.copied, written.fetched, written.zeroed
         );
         let mut notes = vec![Note::new("deployment.written", text)];
         if limits.check_start {

@@ -105,8 +105,16 @@ fn written() -> Outcome {
         removable: false,
         read_only: false,
     };
-    let (kept, fetched, received, zeroed) = (1, 2, 3, 4);
-    Outcome::Written(Box::new(Written { disk, kept, fetched, received, zeroed, took_ms: vec![] }))
+    let (kept, copied, fetched, received, zeroed) = (1, 0, 2, 3, 4);
+    Outcome::Written(Box::new(Written {
+        disk,
+        kept,
+        copied,
+        fetched,
+        received,
+        zeroed,
+        took_ms: vec![],
+    }))
 }
 
 fn failed(retry: bool) -> Outcome {

@@ -53,6 +53,7 @@ impl Provisioner {
         change.update_deployment(&deployment).await?;
         let mut job = self.job(&node, &deployment, &hello.mac);
         if let Job::Deploy(deploy) = &mut job {
+            deploy.previous = change.written_before(&deployment).await?;
             let identity = &mut deploy.identity;
             identity.agent = Some(offer_agent(&mut change, &node, server).await?);
             identity.xen = xen_fragment(&mut change, &node, &hello.inventory).await?;
@@ -128,6 +129,7 @@ impl Provisioner {
             deployment: deployment.id.to_string(),
             image: deployment.image.clone(),
             manifest: deployment.manifest,
+            previous: None,
             unsigned: deployment.unsigned,
             disk: deployment.disk.clone(),
             grow: deployment.grow,

@@ -101,6 +101,21 @@ impl Change<'_> {
         by_bearer(&mut *self.tx, hash).await
     }
 
+    /// The manifest that was written to the node of `deployment` before it. Of the last few that
+    /// were tried: what is older is hardly on its disk any more.
+    pub async fn written_before(&mut self, deployment: &Deployment) -> Result<Option<Digest>> {
+        let sql = select!("WHERE node = $1 AND id < $2 ORDER BY id DESC LIMIT 8");
+        let query = sqlx::query(sql).bind(deployment.node.to_string());
+        let rows = query.bind(deployment.id.to_string()).fetch_all(&mut *self.tx).await?;
+        for row in &rows {
+            let before = read(row)?;
+            if before.written.is_some() {
+                return Ok(Some(before.manifest));
+            }
+        }
+        Ok(None)
+    }
+
     /// Writes a deployment that is new.
     pub async fn insert_deployment(&mut self, deployment: &Deployment) -> Result<()> {
         let query = sqlx::query(

@@ -59,7 +59,7 @@ fn a_machine_is_discovered_enrolled_deployed() {
         (job.deployment.as_str(), job.manifest, job.grow),
         (id.as_str(), server.manifest, true)
     );
-    assert_eq!(job.identity.hostname, "one");
+    assert_eq!((job.identity.hostname.as_str(), job.previous), ("one", None));
     assert!(job.identity.host_keys["ed25519"].starts_with("-----BEGIN OPENSSH PRIVATE KEY-----"));
     let view = server.deployment(&id);
     assert_eq!((&view["state"], &view["step"]), (&json!("open"), &json!("disk")));
@@ -80,6 +80,10 @@ fn a_machine_is_discovered_enrolled_deployed() {
     assert!(server.script(MAC).ends_with("exit\n"));
     server.report(&welcome.bearer, &id, written()).expect(204);
     server.progress(&welcome.bearer, &id, Step::Write, 50).problem(403);
+
+    server.deploy("one");
+    let Job::Deploy(job) = server.welcome(MAC).job else { panic!("nothing to do") };
+    assert_eq!(job.previous, Some(server.manifest), "what is on the disk is worth a look");
 }
 
 #[test]
