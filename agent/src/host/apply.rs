@@ -168,7 +168,12 @@ impl Agent {
     /// Ends what an earlier agent left half done.
     pub(crate) fn resume(&mut self) -> Result<()> {
         let options = Options { reach: self.identity.reach(), ..Options::default() };
-        network::resume(&confirm::State::at(&self.state)?, &options)?;
+        let state = confirm::State::at(&self.state)?;
+        network::resume(&state, &options)?;
+        // What the guard did while there was no agent to tell.
+        if let Some(undone) = state.news()? {
+            self.events.note(HostEventKind::NetworkUndone, &undone.to_string(), Vec::new())?;
+        }
         match self.journal.half()? {
             Some(Half::Made(guest)) if self.guests.made_half(&guest)? => {
                 let text = format!("{guest} was half made when the agent ended, and is made anew");
@@ -364,7 +369,12 @@ impl Agent {
             Step::Slice(_) => HostEventKind::SliceFailed,
             _ => HostEventKind::StepFailed,
         };
-        self.events.note(kind, &failure.to_string(), Vec::new())
+        self.events.note(kind, &failure.to_string(), Vec::new())?;
+        // It is told with that.
+        if kind == HostEventKind::NetworkUndone {
+            confirm::State::at(&self.state)?.news()?;
+        }
+        Ok(())
     }
 
     /// See [`DIE_AFTER`].

@@ -57,6 +57,9 @@ pub(crate) struct Undone {
     pub(crate) text: String,
     /// What could not be brought back; empty when all is as before.
     pub(crate) left: Vec<String>,
+    /// Whether it has become an event.
+    #[serde(default)]
+    told: bool,
 }
 
 /// Why a change was taken back.
@@ -101,6 +104,20 @@ impl State {
         self.read("undone.json")
     }
 
+    /// The change that was taken back last, unless somebody asked here before.
+    pub(crate) fn news(&self) -> Result<Option<Undone>> {
+        let Some(mut undone) = self.undone()?.filter(|undone| !undone.told) else {
+            return Ok(None);
+        };
+        undone.told = true;
+        self.write_undone(&undone)?;
+        Ok(Some(undone))
+    }
+
+    fn write_undone(&self, undone: &Undone) -> Result<()> {
+        self.write("undone.json", &serde_json::to_vec(undone).context("rendering the event")?)
+    }
+
     /// Forgets that a change was taken back.
     pub(crate) fn forget_undone(&self) -> Result<()> {
         self.remove("undone.json")
@@ -139,8 +156,8 @@ impl State {
         let Some(pending) = self.pending()? else { return Ok(None) };
         let left = if pending.boot == boot_id()? { bring_back(&pending) } else { Vec::new() };
         let text = format!("the change of the network was taken back: {reason}");
-        let undone = Undone { network: pending.network, why, text, left };
-        self.write("undone.json", &serde_json::to_vec(&undone).context("rendering the event")?)?;
+        let undone = Undone { network: pending.network, why, text, left, told: false };
+        self.write_undone(&undone)?;
         self.remove("confirm.json")?;
         Ok(Some(undone))
     }
