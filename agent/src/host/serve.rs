@@ -123,6 +123,8 @@ impl Daemon {
             Err(error) => match error.downcast::<Refusals>() {
                 Ok(reasons) => {
                     let host = self.agent.probe()?;
+                    // Early after a start what is missing may have another name for a moment.
+                    self.next = Instant::now() + AGAIN;
                     let state = HostState::Refused { reasons };
                     self.tell(Some(&desired), host, &Plan::default(), state)
                 }

@@ -292,7 +292,7 @@ impl Host<'_> {
 
     /// How often the guest's own kernel has said that it goes down.
     fn shutdowns(&self) -> Result<u32> {
-        let said = "grep -c 'reboot: Power down' /var/log/xen/console/guest-pv.log || true";
+        let said = "grep -c 'reboot: Power ' /var/log/xen/console/guest-pv.log || true";
         self.ssh(said)?.trim().parse().context("counting the guest's shutdowns")
     }
 
