@@ -73,7 +73,7 @@ fn debugfs(root: &Path, request: &str) -> String {
 }
 
 #[test]
-#[ignore = "it fetches packages and takes minutes: make e2e"]
+#[ignore = "it fetches packages and takes minutes: make system"]
 fn a_containers_image_becomes_a_disk_that_starts() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
