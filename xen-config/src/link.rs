@@ -3,7 +3,7 @@
 //! Left out is what the kernel makes and keeps by itself: routes to the networks of its own
 //! addresses, IPv6 addresses of one link, everything outside the main routing table.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
+use std::{cmp::Ordering, collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -217,10 +217,14 @@ impl fmt::Display for BondMode {
     }
 }
 
-/// A name that the kernel takes for a link.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A name that the kernel takes for a link. Plans compare names by the thousand, so it is a number: the
+/// name's bytes, then zeros, then in the last byte its length.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct LinkName(String);
+pub struct LinkName([u8; LINK_NAME]);
+
+/// `IFNAMSIZ` (linux/if.h): the longest name and one byte.
+const LINK_NAME: usize = 16;
 
 /// What was given is no name of a link.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -230,12 +234,18 @@ pub struct NoLinkName(String);
 impl LinkName {
     /// The name.
     pub fn as_str(&self) -> &str {
-        &self.0
+        let name = self.0.get(..usize::from(self.0[LINK_NAME - 1]));
+        name.and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default()
+    }
+
+    fn order(&self) -> u128 {
+        u128::from_be_bytes(self.0)
     }
 
     /// Whether Xen's toolstack made it for a guest and puts it on its bridge itself.
     pub fn is_guests(&self) -> bool {
-        let rest = self.0.strip_prefix("vif").or_else(|| self.0.strip_prefix("xentap"));
+        let name = self.as_str();
+        let rest = name.strip_prefix("vif").or_else(|| name.strip_prefix("xentap"));
         let rest = rest.map(|rest| rest.strip_suffix("-emu").unwrap_or(rest));
         let parts = rest.and_then(|rest| rest.split_once('.'));
         let number = |text: &str| !text.is_empty() && text.bytes().all(|one| one.is_ascii_digit());
@@ -250,17 +260,39 @@ impl FromStr for LinkName {
         // What the kernel takes (net/core/dev.c, dev_valid_name), less control characters and `%`,
         // which makes a pattern of it.
         let bad = |one: char| one.is_whitespace() || one.is_control() || "/:%".contains(one);
-        let good = !text.is_empty() && text.len() <= 15 && text != "." && text != "..";
-        match good && !text.contains(bad) {
-            true => Ok(LinkName(text.to_owned())),
-            false => Err(NoLinkName(text.chars().take(40).collect())),
+        let good = (1..LINK_NAME).contains(&text.len()) && text != "." && text != "..";
+        if !good || text.contains(bad) {
+            return Err(NoLinkName(text.chars().take(40).collect()));
         }
+        let mut name = [0; LINK_NAME];
+        name[..text.len()].copy_from_slice(text.as_bytes());
+        name[LINK_NAME - 1] = text.len() as u8;
+        Ok(LinkName(name))
+    }
+}
+
+/// As text is ordered: no name has a zero, and the length only tells apart what differs already.
+impl Ord for LinkName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+impl PartialOrd for LinkName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Debug for LinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 
 impl fmt::Display for LinkName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(self.as_str())
     }
 }
 
@@ -274,7 +306,7 @@ impl TryFrom<String> for LinkName {
 
 impl From<LinkName> for String {
     fn from(name: LinkName) -> String {
-        name.0
+        name.as_str().to_owned()
     }
 }
 
@@ -337,6 +369,15 @@ mod tests {
         {
             assert!(name.parse::<LinkName>().is_err(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn names_are_ordered_as_text_is() {
+        let mut names = ["br10", "br1", "br", "a", "vif1.0", "fifteen-letters", "br1.5", "é"];
+        let mut parsed = names.map(|name| name.parse::<LinkName>().unwrap());
+        names.sort_unstable();
+        parsed.sort_unstable();
+        assert_eq!(parsed.each_ref().map(LinkName::as_str), names);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     link::{Link, LinkKind, LinkName},
+    link_target::Wanted,
     link_wish::Wish,
     vlan::VLANS,
 };
@@ -28,20 +29,19 @@ impl<'a> Wish<'a> {
                 ));
             }
         }
-        for (port, master) in self.masters.clone() {
-            let (kind, of) = (self.kind(port).cloned(), self.kind(master).cloned());
-            let kind_name = kind.as_ref().map_or("", LinkKind::name).to_owned();
-            let wrong = match (kind, of) {
+        let wrong = |(port, master): (&&LinkName, &&LinkName)| {
+            let kind = self.kind(port);
+            let wrong = match (kind, self.kind(master)) {
                 (Some(LinkKind::Bridge(_)), Some(LinkKind::Bridge(_))) => true,
                 (Some(LinkKind::Bridge(_) | LinkKind::Bond(_)), Some(LinkKind::Bond(_))) => true,
                 _ => port.as_str() == "lo",
             };
-            if wrong {
-                self.refuse(format!(
-                    "{port} is a {kind_name} and cannot be a port of {master}: a card can"
-                ));
-            }
-        }
+            let kind = kind.map_or("", LinkKind::name);
+            let why = || format!("{port} is a {kind} and cannot be a port of {master}: a card can");
+            wrong.then(why)
+        };
+        let wrong: Vec<String> = self.masters.iter().filter_map(wrong).collect();
+        wrong.into_iter().for_each(|why| self.refuse(why));
         if let Some(name) = self.find_loop() {
             self.refuse(format!(
                 "{name} would lie on itself: a port cannot be a VLAN device of its own bridge"
@@ -74,28 +74,28 @@ impl<'a> Wish<'a> {
             let there = wish.facts.get(name).map(|link| link.mtu);
             wanted.or(there).or(wish.known(name).then_some(MTU))
         };
-        for link in self.links.values().cloned().collect::<Vec<_>>() {
-            if let Some(asked) = link.mtu.filter(|mtu| !(68..=65535).contains(mtu)) {
-                self.refuse(format!("mtu {asked} of {}: 68 to 65535 is accepted", link.name));
+        let mut wrong = Vec::new();
+        for link in self.links.values() {
+            let (Some(asked), name) = (link.mtu, &link.name) else { continue };
+            if !(68..=65535).contains(&asked) {
+                wrong.push(format!("mtu {asked} of {name}: 68 to 65535 is accepted"));
             }
-            if let (Some(LinkKind::Vlan { parent: Some(parent), .. }), Some(asked)) =
-                (&link.kind, link.mtu)
+            if let Some(LinkKind::Vlan { parent: Some(parent), .. }) = &link.kind
                 && let Some(most) = mtu(self, parent).filter(|most| *most < asked)
             {
-                self.refuse(format!(
-                    "mtu {asked} of {} is more than the {most} of {parent}",
-                    link.name
-                ));
+                wrong.push(format!("mtu {asked} of {name} is more than the {most} of {parent}"));
             }
         }
+        wrong.into_iter().for_each(|why| self.refuse(why));
     }
 
     pub(crate) fn check_vlans(&mut self) {
-        for link in self.links.values().cloned().collect::<Vec<_>>() {
+        let wrong = |link: &Wanted| {
             let pvid = link.vlans.as_ref().and_then(|vlans| vlans.pvid);
-            if let Some(pvid) = pvid.filter(|pvid| !VLANS.contains(pvid)) {
-                self.refuse(format!("pvid {pvid} of {}: 1 to 4094 is accepted", link.name));
-            }
-        }
+            let pvid = pvid.filter(|pvid| !VLANS.contains(pvid))?;
+            Some(format!("pvid {pvid} of {}: 1 to 4094 is accepted", link.name))
+        };
+        let wrong: Vec<String> = self.links.values().filter_map(wrong).collect();
+        wrong.into_iter().for_each(|why| self.refuse(why));
     }
 }

@@ -3,7 +3,7 @@
 //! What carries no address comes first. What could cut the node off (a card with addresses
 //! becomes a port, its addresses move) comes last and in one run, so that the gap is short.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,9 @@ impl LinkPlan {
 /// Every reason why the network cannot be on this machine, with what would be accepted.
 pub fn plan(network: &Network, facts: &Links) -> Result<LinkPlan, Vec<String>> {
     let steps = steps(&link_wish::target(network, facts)?, facts);
+    if steps.is_empty() {
+        return Ok(LinkPlan::default());
+    }
     let path = facts.path();
     let guarded = steps.iter().any(|step| path.contains(step.link()));
     let touched = facts.above_and_below(steps.iter().map(LinkStep::link));
@@ -52,63 +55,75 @@ pub fn restore(before: &Links, touched: &BTreeSet<LinkName>, now: &Links) -> Vec
     steps(&Target::former(before, touched, now), now)
 }
 
-/// The steps to a target, while the model follows them.
+/// The steps to a target, while the model follows them. Where there is none in any order, nothing needs
+/// to be ordered: that is what most looks at a node end with.
 fn steps(target: &Target, facts: &Links) -> Vec<LinkStep> {
-    let path = facts.path();
-    let mut planner = Planner { now: facts.clone(), steps: Vec::new() };
-    let (on_path, off_path): (Vec<_>, Vec<_>) =
-        target.links.iter().partition(|link| path.contains(&link.name));
-    target.links.iter().for_each(|link| planner.make(link));
-    target.links.iter().for_each(|link| planner.set_mtu(link));
-    for links in [off_path, on_path] {
-        links.iter().for_each(|link| planner.free(link));
-        links.iter().for_each(|link| planner.join(link));
-        links.iter().for_each(|link| planner.set_vlans(link));
-        // What lies below first: a VLAN device cannot be up before what carries it.
-        links.iter().for_each(|link| planner.set_up(link));
+    if Planner::new(facts).run(target, &BTreeSet::new()).is_empty() {
+        return Vec::new();
     }
-    for route in &target.gone_routes {
-        planner.remove_route(route);
-    }
-    target.links.iter().for_each(|link| planner.remove_addresses(link));
-    target.links.iter().for_each(|link| planner.set_up(link));
-    target.links.iter().for_each(|link| planner.add_addresses(link));
-    for route in &target.routes {
-        planner.add_route(route);
-    }
-    for name in &target.absent {
-        planner.delete(name);
-    }
-    target.links.iter().for_each(|link| planner.set_mtu(link));
-    planner.steps
+    Planner::new(facts).run(target, &facts.path())
 }
 
 /// The steps so far, and what they made of the facts.
-struct Planner {
-    now: Links,
+struct Planner<'a> {
+    now: Cow<'a, Links>,
     steps: Vec<LinkStep>,
 }
 
-impl Planner {
+impl<'a> Planner<'a> {
+    fn new(facts: &'a Links) -> Self {
+        Planner { now: Cow::Borrowed(facts), steps: Vec::new() }
+    }
+
+    /// What is on the `path` comes last.
+    fn run(mut self, target: &Target, path: &BTreeSet<LinkName>) -> Vec<LinkStep> {
+        let (on_path, off_path): (Vec<_>, Vec<_>) =
+            target.links.iter().partition(|link| path.contains(&link.name));
+        target.links.iter().for_each(|link| self.make(link));
+        target.links.iter().for_each(|link| self.set_mtu(link));
+        for links in [off_path, on_path] {
+            links.iter().for_each(|link| self.free(link));
+            links.iter().for_each(|link| self.join(link));
+            links.iter().for_each(|link| self.set_vlans(link));
+            // What lies below first: a VLAN device cannot be up before what carries it.
+            links.iter().for_each(|link| self.set_up(link));
+        }
+        for route in &target.gone_routes {
+            self.remove_route(route);
+        }
+        target.links.iter().for_each(|link| self.remove_addresses(link));
+        target.links.iter().for_each(|link| self.set_up(link));
+        target.links.iter().for_each(|link| self.add_addresses(link));
+        for route in &target.routes {
+            self.add_route(route);
+        }
+        for name in &target.absent {
+            self.delete(name);
+        }
+        target.links.iter().for_each(|link| self.set_mtu(link));
+        self.steps
+    }
+
     fn step(&mut self, step: LinkStep) {
-        self.now.apply(&step);
+        self.now.to_mut().apply(&step);
         self.steps.push(step);
     }
 
     fn make(&mut self, wanted: &Wanted) {
         let Some(kind) = &wanted.kind else { return };
         let link = || wanted.name.clone();
-        let there = self.now.get(&wanted.name).map(|there| there.kind.clone());
-        match (there, kind) {
-            (Some(there), kind) if there == *kind => {}
+        let there = self.now.get(&wanted.name).map(|there| &there.kind);
+        let other = there.filter(|there| *there != kind).cloned();
+        match (other, kind) {
+            (None, _) if there.is_some() => {}
             (Some(LinkKind::Bridge(_)), LinkKind::Bridge(kind)) => {
                 self.step(LinkStep::Bridge { link: link(), kind: *kind });
             }
             (Some(LinkKind::Bond(_)), LinkKind::Bond(kind)) => {
                 self.step(LinkStep::Bond { link: link(), kind: *kind });
             }
-            (there, kind) => {
-                if there.is_some() {
+            (other, kind) => {
+                if other.is_some() {
                     self.step(LinkStep::Delete { link: link() });
                 }
                 let (mac, mtu, kind) = (wanted.mac, wanted.mtu, kind.clone());

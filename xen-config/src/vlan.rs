@@ -100,14 +100,16 @@ impl FromStr for VlanSet {
 
     fn from_str(text: &str) -> Result<Self, NoVlans> {
         let wrong = || NoVlans(text.chars().take(40).collect());
-        let number = |text: &str| text.trim().parse().ok().filter(|id| VLANS.contains(id));
+        let number = |text: &str| text.trim_ascii().parse().ok().filter(|id| VLANS.contains(id));
         let range = |part: &str| {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let (first, last) = (number(first)?, number(last)?);
             (first <= last).then_some((first, last))
         };
-        let parts = text.split(',').filter(|_| !text.trim().is_empty());
-        let ranges: Option<Vec<_>> = parts.map(range).collect();
+        if text.trim_ascii().is_empty() {
+            return Ok(Self::default());
+        }
+        let ranges: Option<Vec<_>> = text.split(',').map(range).collect();
         Ok(Self::from_ranges(ranges.ok_or_else(wrong)?))
     }
 }

@@ -1,5 +1,7 @@
 //! `net-first`, `net-again`: 64 bridges and 256 ports with their VLANs, by `billet-agent` and by
-//! `ip -batch` with `bridge -batch`; and the same state applied again. Each run has a network
+//! `ip -batch` with `bridge -batch`; and the same state applied again, which has to start a program and
+//! to ask the kernel for every link and VLAN: `net-look` has beside it what `ip` and `bridge` take to
+//! do no more than that. Each run has a network
 //! namespace of its own, on the host's kernel where that has VLAN-aware bridges, else on Debian's
 //! kernel in a machine.
 //!
@@ -33,17 +35,18 @@ const PATIENCE: Duration = Duration::from_secs(900);
 /// What a run inside prints before its medians.
 const RESULT: &str = "medians:";
 
-/// Both rows.
+/// All rows.
 pub fn run(folder: &Path) -> Result<Vec<Row>> {
     let agent = Programs::find()?.agent;
     let medians = if capable()? { measure(&agent, folder)? } else { in_machine(agent, folder)? };
-    let [first, batch, again] = medians[..] else {
-        anyhow::bail!("three medians are wanted, {medians:?} came");
+    let [first, batch, again, look] = medians[..] else {
+        anyhow::bail!("four medians are wanted, {medians:?} came");
     };
     Ok(vec![
         Row::compare("net-first", "ms", Better::Less, first, &[("ip and bridge -batch", batch)])
             .with_bar(1.5),
         Row::compare("net-again", "ms", Better::Less, again, &[("net-first", first)]).with_bar(0.1),
+        Row::compare("net-look", "ms", Better::Less, again, &[("ip link, bridge vlan", look)]),
     ])
 }
 
@@ -90,7 +93,8 @@ fn capable() -> Result<bool> {
     Ok(output.context("starting busybox")?.status.success())
 }
 
-/// The medians of billet's first run, the batches, and billet's second run, in milliseconds.
+/// The medians of billet's first run, the batches, billet's second run, and the look of others, in
+/// milliseconds.
 fn measure(agent: &Path, folder: &Path) -> Result<Vec<f64>> {
     let files = Files::write(folder)?;
     let state = folder.join("net-state").display().to_string();
@@ -106,12 +110,16 @@ fn measure(agent: &Path, folder: &Path) -> Result<Vec<f64>> {
     let both = format!("{links} && {vlans}");
     let (first, twice) = (timed(&stage, &apply, ""), timed(&stage, &apply, &apply));
     let batches = timed(&stage, &both, "");
+    let look =
+        format!("{} -d link >/dev/null && {} -c vlan >/dev/null", ip.display(), bridge.display());
+    let looks = timed(&stage, &apply, &look);
     interleave(
         ROUNDS,
         &mut [
             Contender::new("billet-agent", || first(folder)),
             Contender::new("ip and bridge -batch", || batches(folder)),
             Contender::new("billet-agent again", || twice(folder)),
+            Contender::new("ip link and bridge vlan", || looks(folder)),
         ],
     )
 }
