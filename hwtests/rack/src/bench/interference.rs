@@ -4,9 +4,10 @@
 //! cyclictest runs in dom0; its 99th percentile is what counts. Before the node is shaped, dom0
 //! is pinned to its CPU (`dom0_vcpus_pin`) and nothing keeps guests off it; afterwards billet's
 //! plan does. Each state is measured beside the same without the guest, in turns, because a busy
-//! emulator is late by itself.
+//! emulator is late by itself: how late, a run without a guest tells in which a program of the host
+//! burns what the emulated guest's processor takes otherwise.
 
-use std::{fs::File, path::Path, time::Duration};
+use std::{fs::File, path::Path, process, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
@@ -17,7 +18,7 @@ use super::{
     row::{Better, Row},
     say,
 };
-use crate::{Artefacts, Firmware, NodeSpec, Part, Rack, Server, guest, server};
+use crate::{Artefacts, Firmware, NodeSpec, Part, Rack, Server, guest, server, tool};
 
 const NODE: &str = "dom0";
 const ROUNDS: usize = 5;
@@ -54,12 +55,13 @@ pub fn run(scratch: &Path) -> Result<Vec<Row>> {
     let dom0 = Dom0 { server: &server };
     dom0.prepare()?;
     let [pinned_alone, pinned] = dom0.pinned()?;
-    let [alone, plan] = dom0.planned()?;
+    let [alone, plan, busy] = dom0.planned()?;
     let row = |name: &str, ours, peers: &[(&str, f64)]| {
         Row::compare(name, "us", Better::Less, ours, peers)
     };
     Ok(vec![
-        row("dom0-latency", plan, &[("no guest", alone)]).with_bar(NOISE),
+        row("dom0-latency", plan, &[("no guest, busy host", busy)]).with_bar(NOISE),
+        row("dom0-latency-idle", plan, &[("no guest, idle host", alone)]),
         row("dom0-latency-pinned", plan, &[("dom0_vcpus_pin alone", pinned)]),
         row("dom0-latency-pinned-alone", pinned, &[("no guest", pinned_alone)]),
     ])
@@ -103,12 +105,22 @@ impl Dom0<'_> {
              xl create -q /root/burn.cfg; }}; {}",
             ready("burn")
         );
-        self.measured(|| self.ssh(gone).map(drop), || self.ssh(&there).map(drop))
-            .and_then(|numbers| self.ssh(gone).map(|_| numbers))
+        let medians = interleave(
+            ROUNDS,
+            &mut [
+                Contender::new("no guest", || self.ssh(gone).and_then(|_| self.latency())),
+                Contender::new("a guest that burns", || {
+                    self.ssh(&there).and_then(|_| self.latency())
+                }),
+            ],
+        )?;
+        self.ssh(gone)?;
+        let [alone, burning] = medians[..] else { bail!("two were to be measured") };
+        Ok([alone, burning])
     }
 
-    /// Without and with the guest, shaped by billet.
-    fn planned(&self) -> Result<[f64; 2]> {
+    /// Without and with the guest, shaped by billet, and without it on a host as busy as with it.
+    fn planned(&self) -> Result<[f64; 3]> {
         let shape = |state: &str| -> Result<()> {
             let (kernel, ramdisk) = (guest::KERNEL, guest::RAMDISK);
             let text = format!(
@@ -126,23 +138,21 @@ impl Dom0<'_> {
             shape("running")?;
             self.ssh(&ready("burn")).map(drop)
         };
-        self.measured(|| shape("stopped"), there)
-    }
-
-    fn measured(
-        &self,
-        gone: impl Fn() -> Result<()>,
-        there: impl Fn() -> Result<()>,
-    ) -> Result<[f64; 2]> {
+        let gone = || shape("stopped");
         let medians = interleave(
             ROUNDS,
             &mut [
                 Contender::new("no guest", || gone().and_then(|()| self.latency())),
                 Contender::new("a guest that burns", || there().and_then(|()| self.latency())),
+                Contender::new("no guest, busy host", || {
+                    gone()?;
+                    let _burner = Burner::start()?;
+                    self.latency()
+                }),
             ],
         )?;
-        let [alone, burning] = medians[..] else { bail!("two were to be measured") };
-        Ok([alone, burning])
+        let [alone, burning, busy] = medians[..] else { bail!("three were to be measured") };
+        Ok([alone, burning, busy])
     }
 
     /// The 99th percentile of a run, in microseconds.
@@ -153,6 +163,25 @@ impl Dom0<'_> {
         ))?;
         percentile(&said, 0.99)
             .with_context(|| format!("reading what cyclictest printed: {}", said.trim()))
+    }
+}
+
+/// A program of the host that takes a whole processor, as the thread of an emulated one does whose guest
+/// burns; ends when dropped.
+struct Burner(process::Child);
+
+impl Burner {
+    fn start() -> Result<Self> {
+        let mut command = process::Command::new(tool::program("busybox", "busybox-static")?);
+        let burn = command.args(["sh", "-c", "while :; do :; done"]).spawn();
+        burn.context("starting a program that burns").map(Burner)
+    }
+}
+
+impl Drop for Burner {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
