@@ -177,5 +177,19 @@ fn refusals_exit_with_1_and_say_what_to_do() {
     let away = ["node", "ls", "--server", "http://127.0.0.1:9", "--token", "t"];
     says(&mut billet(&store, &away), 2, "is `billet serve` running there?");
     says(&mut billet(&store, &["image", "build", "nosuch"]), 1, "bare");
-    says(&mut billet(&store, &["completions", "bash"]), 0, "billet");
+}
+
+/// bash reads what is printed and completes a verb by it; the other shells get theirs.
+#[test]
+fn shells_complete_what_is_typed() {
+    let store = Path::new("/nowhere");
+    let script = billet(store, &["completions", "bash"]).output().unwrap().stdout;
+    let typed = "source /dev/stdin; COMP_WORDS=(billet node en); COMP_CWORD=2; \
+                 _billet billet en node; echo \"${COMPREPLY[@]}\"";
+    let said = Command::new("bash").args(["-c", typed]).write_stdin(script).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "enroll", "{said:?}");
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        says(&mut billet(store, &["completions", shell]), 0, "enroll");
+    }
+    says(&mut billet(store, &["completions", "tcsh"]), 2, "zsh");
 }

@@ -6,7 +6,7 @@ use std::{
     env,
     error::Error,
     fs,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, UdpSocket},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
@@ -17,6 +17,16 @@ use std::{
 use libtest_mimic::{Arguments, Trial};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use socket2::{Domain, Protocol, Socket, Type};
+
+// A program has no library that a test could link with.
+#[path = "../src/capture.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "the program's own tests use the rest"
+)]
+mod capture;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -62,6 +72,8 @@ struct Wire {
     folder: tempfile::TempDir,
 }
 
+/// How many machines that nobody vouched for are recorded.
+const STRANGERS: usize = 20;
 const SERVER_END: &str = "srv";
 const MACHINE_END: &str = "cli";
 
@@ -85,7 +97,9 @@ impl Wire {
              interfaces = ['{SERVER_END}']
              [[dhcp.subnets]]
              network = '10.77.0.0/24'
-             pools = ['10.77.0.100-10.77.0.199']",
+             pools = ['10.77.0.100-10.77.0.199']
+             [nodes]
+             discovered = {STRANGERS}",
             wire.path("data").display()
         );
         fs::write(wire.path("billet.toml"), config)?;
@@ -101,6 +115,16 @@ impl Wire {
         let mut command = Command::new(env!("CARGO_BIN_EXE_billet"));
         command.arg("serve").arg("--config").arg(self.path("billet.toml"));
         Ok(Server(command.stdout(log.try_clone()?).stderr(log).spawn()?))
+    }
+
+    /// How many machines are known.
+    fn nodes(&self) -> Result<usize> {
+        let output = Command::new(env!("CARGO_BIN_EXE_billet"))
+            .args(["node", "ls", "--json", "--server", "http://10.77.0.1:8080", "--token-file"])
+            .arg(self.path("data/admin.token"))
+            .output()?;
+        let nodes: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        Ok(nodes.as_array().ok_or("nodes are a list")?.len())
     }
 
     /// The address that a machine with this hardware address gets, within some seconds.
@@ -131,6 +155,16 @@ impl Drop for Wire {
 
 /// `billet serve`, killed without mercy when it is dropped.
 struct Server(Child);
+
+impl Server {
+    /// Its resident memory in KiB.
+    fn resident(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().nth(1));
+        Ok(number.ok_or("the kernel tells no VmRSS")?.parse()?)
+    }
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -189,24 +223,71 @@ fn solicitations_are_answered(wire: &Wire) -> Result<()> {
 fn nonsense_does_not_stop_the_service(wire: &Wire) -> Result<()> {
     let mut server = wire.serve()?;
     let before = wire.boot("52:54:00:77:00:01")?;
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
     socket.bind_device(Some(MACHINE_END.as_bytes()))?;
     socket.set_broadcast(true)?;
-    let socket = UdpSocket::from(socket);
+    let everybody = SocketAddrV4::new(Ipv4Addr::BROADCAST, 0).into();
+    let requests = capture::requests();
     let mut dice = StdRng::seed_from_u64(7);
-    for round in 0..20_000 {
-        let length = dice.random_range(0..1400);
-        let mut bytes: Vec<u8> = (0..length).map(|_| dice.random()).collect();
-        if round % 2 == 0 && bytes.len() > 240 {
-            bytes[..3].copy_from_slice(&[1, 1, 6]);
-            bytes[236..240].copy_from_slice(&[99, 130, 83, 99]);
+    let mut bombard = |packets: usize| -> Result<()> {
+        for round in 0..packets {
+            let bytes = match round % 4 {
+                0 => noise(&mut dice),
+                _ => damaged(&requests, &mut dice),
+            };
+            socket.send_to(&from_a_client(&bytes), &everybody)?;
+            if round % 200 == 0 {
+                sleep(Duration::from_millis(5));
+            }
         }
-        socket.send_to(&bytes, "255.255.255.255:67")?;
-        if round % 500 == 0 {
-            sleep(Duration::from_millis(5));
-        }
-    }
+        Ok(())
+    };
+    bombard(10_000)?;
+    let (warm, room) = (server.resident()?, 8 << 10);
+    bombard(30_000)?;
     assert!(server.0.try_wait()?.is_none(), "the server ended");
     assert_eq!(wire.boot("52:54:00:77:00:01")?, before);
+    let now = server.resident()?;
+    assert!(now < warm + room, "it grew from {warm} to {now} KiB by packets that mean nothing");
+    let strangers = wire.nodes()?;
+    assert!((2..=STRANGERS).contains(&strangers), "{strangers} strangers are recorded");
     Ok(())
+}
+
+/// As an IPv4 datagram whose sender is not this host, which the kernel would drop; it adds the header's
+/// checksum (raw(7)).
+fn from_a_client(payload: &[u8]) -> Vec<u8> {
+    let length = |header: usize| ((header + payload.len()) as u16).to_be_bytes();
+    let mut datagram = vec![0x45, 0];
+    datagram.extend(length(28));
+    datagram.extend([0, 0, 0, 0, 64, 17, 0, 0, 10, 77, 0, 77, 255, 255, 255, 255]);
+    datagram.extend([0, 68, 0, 67]);
+    datagram.extend(length(8));
+    datagram.extend([0, 0]);
+    datagram.extend(payload);
+    datagram
+}
+
+/// Random bytes, half of them with a DHCP packet's beginning.
+fn noise(dice: &mut StdRng) -> Vec<u8> {
+    let length = dice.random_range(0..1400);
+    let mut bytes: Vec<u8> = (0..length).map(|_| dice.random()).collect();
+    if dice.random_bool(0.5) && bytes.len() > 240 {
+        bytes[..3].copy_from_slice(&[1, 1, 6]);
+        bytes[236..240].copy_from_slice(&[99, 130, 83, 99]);
+    }
+    bytes
+}
+
+/// What firmware really sent, from another machine each time and with some bytes changed.
+fn damaged(requests: &[Vec<u8>], dice: &mut StdRng) -> Vec<u8> {
+    let mut bytes = requests[dice.random_range(0..requests.len())].clone();
+    if let Some(hardware_address) = bytes.get_mut(28..34) {
+        hardware_address.copy_from_slice(&[0x52, 0x54, 1, dice.random(), dice.random(), 7]);
+    }
+    for _ in 0..dice.random_range(0..4) {
+        let at = dice.random_range(0..bytes.len());
+        bytes[at] = dice.random();
+    }
+    bytes
 }
