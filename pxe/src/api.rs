@@ -55,6 +55,8 @@ pub struct NodeView {
     /// How it goes from the RAM system into its image.
     #[schema(value_type = String)]
     pub restart: Restart,
+    /// Whether its system has the kept address written down, instead of asking by DHCP.
+    pub fixed: bool,
     /// Whatever its operators want to note.
     pub labels: BTreeMap<String, String>,
     /// Public SSH host key, in OpenSSH's one-line form.
@@ -115,6 +117,9 @@ pub struct NodeChange {
     #[schema(value_type = Option<String>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,
+    /// Whether its system gets the kept address written down, from the next deployment on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fixed: Option<bool>,
     /// Replaces all labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,

@@ -135,6 +135,9 @@ pub struct Node {
     pub authorized_keys: Vec<String>,
     /// How it goes from the RAM system into its image.
     pub restart: Restart,
+    /// Whether its system has the address that is kept for it written down, instead of asking by DHCP.
+    #[serde(default)]
+    pub fixed: bool,
     /// Whatever its operators want to note.
     pub labels: BTreeMap<String, String>,
     /// When it was first heard of.
@@ -169,6 +172,7 @@ impl Node {
             disk: DiskHints::default(),
             authorized_keys: Vec::new(),
             restart: Restart::default(),
+            fixed: false,
             labels: BTreeMap::new(),
             created: now,
             changed: now,
@@ -210,6 +214,7 @@ impl Node {
         self.reserved = change.reserved.or(self.reserved);
         self.disk = change.disk.unwrap_or_else(|| std::mem::take(&mut self.disk));
         self.restart = change.restart.unwrap_or(self.restart);
+        self.fixed = change.fixed.unwrap_or(self.fixed);
         self.labels = change.labels.unwrap_or_else(|| std::mem::take(&mut self.labels));
         Ok(())
     }

@@ -26,6 +26,7 @@ use crate::{
     registry::{Entry, Registry},
     shape_view,
     store::{Change, Store, StoreError},
+    subnet::Subnet,
     view,
 };
 
@@ -50,6 +51,8 @@ pub struct Provisioner {
     pub ssh_port: u16,
     /// Machines that are recorded at most without anybody vouching for them.
     pub strangers: usize,
+    /// Where fixed addresses may be.
+    pub subnets: Vec<Subnet>,
     /// Keys that every deployed node lets in, beside its own.
     pub authorized_keys: Vec<String>,
     /// How long a node's agent may take to apply a desired state before that is told.

@@ -46,12 +46,14 @@ impl Script<'_> {
 const PANIC: u32 = 10;
 
 /// `initrd=` is what a kernel needs under UEFI to find its RAM disk; BIOS does not mind it.
-/// iPXE itself fills in `${...}`: the addresses of the interface it booted from.
+/// iPXE itself fills in `${...}`: the addresses of the interface it booted from, and what it was built
+/// for.
 fn ram_system(server: &str, mac: Mac, token: &Token, node: &str, image: &str) -> String {
     let token = token.secret();
     let (boot, kernel, ramdisk) = (path::BOOT, path::KERNEL, path::RAMDISK);
     format!(
         "#!ipxe\n\
+         iseq ${{buildarch}} arm64 && goto foreign ||\n\
          echo billet: {node} gets {image}\n\
          imgfree\n\
          kernel {server}{kernel} initrd=ramdisk panic={PANIC} console=tty0 console=ttyS0,115200 \
@@ -62,7 +64,10 @@ fn ram_system(server: &str, mac: Mac, token: &Token, node: &str, image: &str) ->
          :again\n\
          echo billet: the RAM system did not load from {server}, trying again in 5 seconds\n\
          sleep 5\n\
-         chain --replace --autofree {server}{boot}/{mac} || goto again\n"
+         chain --replace --autofree {server}{boot}/{mac} || goto again\n\
+         :foreign\n\
+         echo billet: {node} is an arm64 machine and the RAM system is for x86-64: nothing is written\n\
+         exit 1\n"
     )
 }
 

@@ -138,6 +138,7 @@ async fn open(config: &Config) -> anyhow::Result<(Arc<Shared>, TcpListener)> {
         limits: config.limits(),
         ssh_port: config.deploy.ssh_port,
         strangers: config.nodes.discovered,
+        subnets: config.dhcp.subnets.clone(),
         authorized_keys: config.deploy.authorized_keys.clone(),
         apply: config.deploy.apply,
         alarm: Notify::new(),

@@ -135,6 +135,11 @@ impl Network {
         Ipv4Addr::from_bits(u32::MAX << (32 - self.bits))
     }
 
+    /// Bits of the subnet mask.
+    pub fn prefix(self) -> u8 {
+        self.bits
+    }
+
     /// The broadcast address.
     pub fn broadcast(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.address | !self.mask().to_bits())

@@ -38,6 +38,7 @@ pub fn node(
         disk: node.disk.clone(),
         authorized_keys: node.authorized_keys.clone(),
         restart: node.restart,
+        fixed: node.fixed,
         labels: node.labels.clone(),
         host_key: identity::public_line(&node.host_key).ok(),
         inventory,

@@ -111,6 +111,8 @@ pub struct Enroll {
     /// The address to keep for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserved: Option<std::net::Ipv4Addr>,
+    /// Whether its system gets that address written down.
+    pub fixed: bool,
 }
 
 #[derive(Deserialize)]

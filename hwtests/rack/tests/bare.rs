@@ -1,10 +1,11 @@
 //! Four blank machines become Debian at once: every firmware's way, several cards and disks.
 
-use std::{process::ExitCode, time::Duration};
+use std::{net::Ipv4Addr, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use rack::{
-    Bus, DiskSpec, Firmware, NicModel, NodeSpec, Part, Size,
+    BootFirst, Bus, DiskSpec, Firmware, NicModel, Node, NodeSpec, Part, Size,
+    api::Enroll,
     stage::{self, Program, Stage, Story},
 };
 use serde_json::json;
@@ -54,14 +55,21 @@ fn four_machines(stage: &Stage) -> Result<()> {
     let mut open = Vec::new();
     for spec in specs {
         let firmware = spec.firmware;
-        let node = stage.enrolled(spec)?;
+        let node = stage.rack().add(spec)?;
+        enroll(stage, &node)?;
+        // With the network first, what was imaged asks again and has nothing to do. One is enough: OVMF
+        // tries every other way over the network before it takes the disk.
+        if firmware == Firmware::UefiHttp {
+            node.boot_first(BootFirst::Net);
+        }
         open.push((node.clone(), firmware, stage.deploy(&node, "bare")?));
     }
     for (node, firmware, deployment) in &open {
         let name = node.name();
         stage.done(deployment, PATIENCE).with_context(|| format!("imaging {name}"))?;
         let script = "cat /etc/hostname; [ -d /sys/firmware/efi ] && echo uefi || echo bios; \
-                      findmnt -no SIZE -b /; systemctl is-system-running --wait || \
+                      findmnt -no SIZE -b /; ip -4 -o addr show scope global | \
+                      awk '{print $4, /dynamic/ ? \"dynamic\" : \"fixed\"}'; systemctl is-system-running --wait || \
                       systemctl --failed --no-legend";
         let server = stage.server();
         let said = server.ssh(&name, script, PATIENCE).with_context(|| format!("asking {name}"))?;
@@ -71,10 +79,31 @@ fn four_machines(stage: &Stage) -> Result<()> {
         ensure!(lines.get(1) == Some(&kind), "{name} says it is {lines:?}");
         let size: u64 = lines.get(2).context("no size")?.parse().context("reading a size")?;
         ensure!(size > 5 << 30, "{name}'s file system was not grown: {size} bytes of 6 GiB");
-        ensure!(lines.get(3) == Some(&"running"), "{name} has failed units: {lines:?}");
+        let address = lines.get(3).copied().unwrap_or_default();
+        let wanted = if name == FIXED { format!("{ADDRESS}/24 fixed") } else { "dynamic".into() };
+        ensure!(address.ends_with(&wanted), "{name} has {address}, not {wanted}");
+        ensure!(lines.get(4) == Some(&"running"), "{name} has failed units: {lines:?}");
         // The others have its share of the host from now on.
         drop(server);
         node.cut();
     }
+    Ok(())
+}
+
+/// The node whose system has its address written down.
+const FIXED: &str = "bios-virtio";
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 60);
+
+fn enroll(stage: &Stage, node: &Node) -> Result<()> {
+    let server = stage.server();
+    let fixed = node.name() == FIXED;
+    server.api().enroll(&Enroll {
+        name: node.name(),
+        macs: vec![node.mac().to_owned()],
+        authorized_keys: vec![server.key().public.clone()],
+        reserved: fixed.then_some(ADDRESS),
+        fixed,
+        ..Enroll::default()
+    })?;
     Ok(())
 }

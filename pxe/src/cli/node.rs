@@ -54,6 +54,9 @@ pub(super) struct Enroll {
     /// The IPv4 address to keep for it.
     #[arg(long)]
     address: Option<Ipv4Addr>,
+    /// Write that address into its system, which asks for none by DHCP then.
+    #[arg(long)]
+    fixed: bool,
     /// A file of public keys that may log in as root.
     #[arg(long, value_name = "FILE")]
     authorized_keys: Option<PathBuf>,
@@ -172,7 +175,8 @@ fn facts(node: &NodeView) -> Vec<(&'static str, String)> {
     facts.extend(node.wait.as_ref().map(|wait| ("wait", text::wait(wait))));
     facts.push(("mac", macs.join(" ")));
     facts.extend(node.address.map(|address| ("address", address.to_string())));
-    facts.extend(node.reserved.map(|address| ("reserved", address.to_string())));
+    let fixed = if node.fixed { ", fixed" } else { "" };
+    facts.extend(node.reserved.map(|address| ("reserved", format!("{address}{fixed}"))));
     facts.extend(optional("uuid", &node.uuid));
     facts.extend(optional("host key", &node.host_key));
     facts.extend(optional("deployment", &node.deployment));
@@ -219,6 +223,7 @@ fn enroll(args: Enroll) -> anyhow::Result<()> {
         disk: args.disk.hints(),
         authorized_keys: keys.transpose()?,
         restart: args.kexec.then_some(Restart::Kexec),
+        fixed: args.fixed.then_some(true),
         labels: (!labels.is_empty()).then_some(labels),
     };
     // With a MAC the machine gets this name, whether it was discovered before or not; without one

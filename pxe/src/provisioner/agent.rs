@@ -1,6 +1,9 @@
 //! What a node's agent says, and who it must be to say it.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use protocol::{AgentIdentity, Deploy, Hello, Identity, Inventory, Job, Progress, Report, Welcome};
@@ -124,6 +127,10 @@ impl Provisioner {
 
     fn job(&self, node: &Node, deployment: &Deployment, mac: &str) -> Job {
         let mut authorized_keys = node.authorized_keys.clone();
+        // A subnet that was taken out of the configuration since leaves its nodes to DHCP.
+        let fixed = node.fixed.then(|| self.fixed_address(node).ok()).flatten();
+        let text = |address: &Ipv4Addr| address.to_string();
+        let subnet = fixed.map(|(_, subnet)| subnet);
         authorized_keys.extend(self.authorized_keys.iter().cloned());
         Job::Deploy(Box::new(Deploy {
             deployment: deployment.id.to_string(),
@@ -139,9 +146,10 @@ impl Provisioner {
                 host_keys: [("ed25519".to_owned(), node.host_key.clone())].into(),
                 authorized_keys,
                 mac: mac.to_owned(),
-                address: None,
-                gateway: None,
-                dns: Vec::new(),
+                address: fixed
+                    .map(|(address, subnet)| format!("{address}/{}", subnet.network.prefix())),
+                gateway: subnet.and_then(|subnet| subnet.router.as_ref().map(text)),
+                dns: subnet.map(|subnet| subnet.dns.iter().map(text).collect()).unwrap_or_default(),
                 agent: None,
                 xen: None,
             },

@@ -1,5 +1,7 @@
 //! What an operator asks for.
 
+use std::net::Ipv4Addr;
+
 use images::Digest;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -15,6 +17,7 @@ use crate::{
     node::{Node, State},
     refusal::Refusal,
     store::{Answer, Change},
+    subnet::Subnet,
     view,
 };
 
@@ -165,7 +168,34 @@ impl Provisioner {
         {
             return Err(taken(format!("address {address} is kept for node {}", found.name)));
         }
+        if node.fixed {
+            self.fixed_address(node)?;
+        }
         Ok(())
+    }
+
+    /// The address that a node's system gets written down, and the subnet that says the rest.
+    pub(super) fn fixed_address(
+        &self,
+        node: &Node,
+    ) -> std::result::Result<(Ipv4Addr, &Subnet), Refusal> {
+        let name = &node.name;
+        let address = node.reserved.ok_or_else(|| {
+            Refusal::Invalid(format!(
+                "node {name} is to have a fixed address and none is kept for it; `reserved` \
+                 (--address) says which"
+            ))
+        })?;
+        let subnet = self.subnets.iter().find(|subnet| subnet.network.contains(address));
+        let networks = || self.subnets.iter().map(|it| it.network.to_string()).collect::<Vec<_>>();
+        let subnet = subnet.ok_or_else(|| {
+            Refusal::Invalid(format!(
+                "the fixed address {address} of node {name} is in no [[dhcp.subnets]], which say \
+                 its prefix, router and name servers; there is {}",
+                if networks().is_empty() { "none".to_owned() } else { networks().join(", ") }
+            ))
+        })?;
+        Ok((address, subnet))
     }
 }
 

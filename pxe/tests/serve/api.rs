@@ -98,6 +98,10 @@ fn refusals_say_what_would_be_accepted() {
     assert!(enroll(json!({"name": "one", "macs": [two]})).problem(409).contains("is taken"));
     let kept = json!({"name": "two", "macs": [two], "reserved": "127.9.8.7"});
     assert!(enroll(kept).problem(409).contains("is kept for node one"));
+    let fixed = json!({"name": "two", "macs": [two], "fixed": true});
+    assert!(enroll(fixed).problem(422).contains("`reserved`"));
+    let nowhere = json!({"name": "two", "macs": [two], "fixed": true, "reserved": "192.0.2.1"});
+    assert!(enroll(nowhere).problem(422).contains("[[dhcp.subnets]]"));
     assert!(enroll(json!({"name": "two", "macs": [two], "nme": 1})).problem(422).contains("`nme`"));
     let deploy = |node: &str, body: Value| {
         server.api("POST", &format!("/v1/nodes/{node}/deployments"), body)
