@@ -17,6 +17,7 @@
 pub mod api;
 pub mod artefacts;
 pub mod bench;
+pub mod bmc;
 pub mod cable;
 pub mod child;
 pub mod console;
@@ -40,6 +41,7 @@ pub mod tool;
 
 pub use api::Api;
 pub use artefacts::{Artefacts, Part, Programs};
+pub use bmc::Bmc;
 pub use child::Child;
 pub use console::Console;
 pub use enter::enter;
@@ -47,5 +49,7 @@ pub use neighbour::Neighbour;
 pub use node::Node;
 pub use rack::Rack;
 pub use server::{Dhcp, Server};
-pub use spec::{BootFirst, Bus, Cpu, DiskSpec, Firmware, NicModel, NodeSpec, RackSpec, Size};
+pub use spec::{
+    BootFirst, Bus, Cpu, DiskSpec, Firmware, Kernel, NicModel, NodeSpec, RackSpec, Size,
+};
 pub use tiny::Tiny;

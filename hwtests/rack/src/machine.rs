@@ -62,6 +62,16 @@ pub(crate) fn command(spec: &NodeSpec, parts: &Parts) -> Result<Command> {
     firmware(&mut line, spec, parts)?;
     network(&mut line, spec, parts);
     disks(&mut line, spec, parts);
+    if let Some(direct) = &spec.kernel {
+        line.0.extend(["-kernel".into(), direct.kernel.clone().into_os_string()]);
+        line.0.extend(["-initrd".into(), direct.ramdisk.clone().into_os_string()]);
+        line.option("-append", &direct.line);
+    }
+    if let Some(port) = spec.bmc {
+        line.option("-chardev", &format!("socket,id=bmc0,host=127.0.0.1,port={port},reconnect=1"));
+        line.option("-device", "ipmi-bmc-extern,id=bmc,chardev=bmc0");
+        line.option("-device", "isa-ipmi-kcs,bmc=bmc");
+    }
     command.args(line.0);
     Ok(command)
 }

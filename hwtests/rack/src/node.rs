@@ -20,7 +20,7 @@ use crate::{
     console::Console,
     machine::{self, Parts},
     qmp::{Event, Qmp},
-    spec::{BootFirst, Firmware, NodeSpec},
+    spec::{BootFirst, Firmware, Kernel, NodeSpec},
 };
 
 /// A machine of the rack.
@@ -220,6 +220,11 @@ impl Node {
     /// What its firmware tries first from the next power-on.
     pub fn boot_first(&self, first: BootFirst) {
         self.state().spec.boot_first = first;
+    }
+
+    /// What is loaded from the next start on, whatever its firmware finds.
+    pub fn load(&self, kernel: Kernel) {
+        self.state().spec.kernel = Some(kernel);
     }
 
     /// Writes what its screen shows to `path`, as a portable pixmap.

@@ -1,6 +1,6 @@
 //! What a virtual machine is made of, as the rack's TOML file and the tests say it.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,24 @@ pub struct NodeSpec {
     /// What its firmware tries first.
     #[serde(default)]
     pub boot_first: BootFirst,
+    /// Loaded instead of what its firmware would find.
+    #[serde(default)]
+    pub kernel: Option<Kernel>,
+    /// TCP port of [`Bmc`](crate::Bmc) on loopback, when it has one.
+    #[serde(default)]
+    pub bmc: Option<u16>,
+}
+
+/// A kernel that QEMU itself loads.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kernel {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// Its RAM disk.
+    pub ramdisk: PathBuf,
+    /// Its command line.
+    pub line: String,
 }
 
 impl NodeSpec {
@@ -61,6 +79,8 @@ impl NodeSpec {
             numa: cpus(),
             iommu: false,
             boot_first: BootFirst::default(),
+            kernel: None,
+            bmc: None,
         }
     }
 
