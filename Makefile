@@ -84,7 +84,7 @@ endif
 
 # Programs of stories, two at a time: most of a story one machine waits for one processor. The
 # long ones begin; what each printed is shown when it has ended.
-STORIES := host bare survival slices dom0 reproducible network firmware operator ram \
+STORIES := host bare survival bypass slices dom0 reproducible network firmware operator ram \
     ordinary refusals proxy wire relay program
 
 e2e: agent

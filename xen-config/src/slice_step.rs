@@ -252,6 +252,23 @@ fn cut(pf: &mut Pf, count: u32) {
     pf.vfs = vfs.collect();
 }
 
+impl VfSays {
+    /// What makes a VF say this: the inverse of [`VfChange::done`], without places of keys, which
+    /// are a matter of sysfs.
+    pub fn changes(&self) -> Vec<VfChange> {
+        let mut changes = Vec::new();
+        changes.extend(self.node.map(|guid| VfChange::NodeGuid { guid }));
+        changes.extend(self.port.map(|guid| VfChange::PortGuid { guid }));
+        changes.extend(self.policy.map(|policy| VfChange::Policy { policy }));
+        changes.extend(self.mac.clone().map(|mac| VfChange::Mac { mac }));
+        let vlan = self.vlan.map(|number| Vlan::try_from(number).ok());
+        changes.extend(vlan.map(|vlan| VfChange::Vlan { vlan }));
+        changes.extend(self.trust.map(|trust| VfChange::Trust { trust }));
+        changes.extend(self.rate.map(|megabits| VfChange::Rate { megabits }));
+        changes
+    }
+}
+
 impl VfChange {
     fn done(&self, vf: &mut Vf) {
         match self {
@@ -284,6 +301,36 @@ impl Sriov {
     fn change(&mut self, pf: &PciAddress, change: impl FnOnce(&mut Pf)) {
         if let Some(pf) = self.pfs.iter_mut().find(|known| known.address == *pf) {
             change(pf);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_vf_says_becomes_of_its_changes() {
+        let infiniband = VfSays {
+            node: "02:10:00:00:00:00:01:07".parse().ok(),
+            port: "02:20:00:00:00:00:02:07".parse().ok(),
+            policy: Some(Policy::Follow),
+            ..VfSays::default()
+        };
+        let ethernet = |vlan| VfSays {
+            mac: "02:00:00:00:00:01".parse().ok(),
+            vlan: Some(vlan),
+            trust: Some(true),
+            rate: Some(100),
+            ..VfSays::default()
+        };
+        for says in [infiniband, ethernet(0), ethernet(100), VfSays::default()] {
+            let address = "3b:00.1".parse().unwrap();
+            let (driver, only, iommu_group) = (None, None, None);
+            let fresh = VfSays::default();
+            let mut vf = Vf { number: 0, address, driver, only, iommu_group, says: fresh };
+            says.changes().iter().for_each(|change| change.done(&mut vf));
+            assert_eq!(vf.says, says);
         }
     }
 }

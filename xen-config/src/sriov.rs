@@ -15,6 +15,9 @@ pub struct Sriov {
     pub pfs: Vec<Pf>,
     /// Whether IPoIB is loaded: without it mlx5 has no link on which GUIDs could be set.
     pub ipoib: bool,
+    /// Verbs devices of none of these functions: cards that cannot be cut, soft-RoCE.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub verbs: Vec<RdmaDevice>,
 }
 
 /// A physical function.
@@ -276,7 +279,7 @@ mod tests {
         assert_eq!(far.vf_address(3).unwrap().as_str(), "0000:3c:00.3");
         assert_eq!(pf("0000:01:00.0", 0, 0).vf_address(0), None);
         assert_eq!(pf("0000:ff:1f.7", 1, 1).vf_address(0), None);
-        let both = Sriov { pfs: vec![igb, nvme], ipoib: false };
+        let both = Sriov { pfs: vec![igb, nvme], ..Sriov::default() };
         let (owner, number) = both.owner(&"01:10.4".parse().unwrap()).unwrap();
         assert_eq!((owner.address.as_str(), number), ("0000:01:00.0", 2));
     }

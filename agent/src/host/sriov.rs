@@ -29,7 +29,12 @@ pub(crate) fn probe(root: &Path) -> Result<Sriov> {
     for pf in &mut pfs {
         pf.vfs = vfs(&sysfs, pf, &mut said);
     }
-    Ok(Sriov { pfs, ipoib: sysfs.path("sys/module/ib_ipoib").is_dir() })
+    let names = sysfs.list("sys/class/infiniband").into_iter();
+    let is_ours = |name: &String| {
+        pfs.iter().any(|pf| pf.device.as_ref().is_some_and(|device| device.name == *name))
+    };
+    let verbs = names.filter(|name| !is_ours(name)).map(|name| device(&sysfs, &name)).collect();
+    Ok(Sriov { pfs, ipoib: sysfs.path("sys/module/ib_ipoib").is_dir(), verbs })
 }
 
 /// One physical function, without its VFs.

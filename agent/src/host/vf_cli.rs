@@ -1,14 +1,14 @@
 //! VFs of a link, by hand.
 
-use std::process::ExitCode;
+use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use xen_config::{
     guid::Guid,
     nic::{Mac, Rate, Vlan},
     slice_step::VfChange,
-    sriov::Policy,
+    sriov::{Policy, VfSays},
 };
 
 use crate::{cli::print, sys::vf::Vfs};
@@ -23,6 +23,13 @@ pub(crate) enum Verb {
     },
     /// Change a VF of a link
     Set(Box<Set>),
+    /// Make VFs of a link what `ls` has printed of them: all in one go, after the driver forgot
+    Load {
+        /// The link of the physical function
+        link: String,
+        /// What `ls` has printed, or the part of it that is to be
+        file: PathBuf,
+    },
 }
 
 /// What of a VF is changed.
@@ -72,6 +79,20 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
             let changes: Vec<(u32, VfChange)> =
                 set.changes()?.into_iter().map(|change| (set.vf, change)).collect();
             door.apply(&set.link, &changes)?;
+        }
+        Verb::Load { link, file } => {
+            let reading = || format!("reading {}", file.display());
+            let text = fs::read_to_string(&file).with_context(reading)?;
+            let wanted: BTreeMap<u32, VfSays> =
+                serde_json::from_str(&text).with_context(reading)?;
+            let says = door.probe(&link)?;
+            let differing = |(vf, wanted): (u32, VfSays)| {
+                let had = says.get(&vf).map(VfSays::changes).unwrap_or_default();
+                let changes = wanted.changes().into_iter();
+                changes.filter(move |it| !had.contains(it)).map(move |it| (vf, it))
+            };
+            let changes: Vec<_> = wanted.into_iter().flat_map(differing).collect();
+            door.apply(&link, &changes)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -15,6 +15,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::hardware;
+
 /// The two programs.
 #[derive(Debug, Clone)]
 pub struct Programs {
@@ -42,6 +44,8 @@ pub enum Part {
     Bare,
     /// The image `dom0`.
     Dom0,
+    /// A QEMU with cards that can be cut into VFs.
+    Qemu,
 }
 
 impl Part {
@@ -50,11 +54,12 @@ impl Part {
             Part::Ram => "ram",
             Part::Bare => "bare",
             Part::Dom0 => "dom0",
+            Part::Qemu => "qemu",
         }
     }
 
     fn has_agent(self) -> bool {
-        self != Part::Bare
+        matches!(self, Part::Ram | Part::Dom0)
     }
 }
 
@@ -105,6 +110,9 @@ impl Artefacts {
     /// which may take minutes. `BILLET_STORE` names a ready store to take as it is instead.
     pub fn prepare(parts: &[Part], say: impl Fn(&str)) -> Result<Self> {
         let programs = Programs::find()?;
+        if parts.contains(&Part::Qemu) {
+            hardware::unpacked_qemu()?;
+        }
         if let Some(store) = env::var_os("BILLET_STORE").map(PathBuf::from) {
             let store = store.canonicalize().context("resolving BILLET_STORE")?;
             return Ok(Artefacts { programs, store });
@@ -117,7 +125,7 @@ impl Artefacts {
         let lock = File::create(cache.join("lock")).context("opening the cache's lock")?;
         let lock = Flock::lock(lock, FlockArg::LockExclusive);
         let _lock = lock.map_err(|(_, errno)| errno).context("locking the cache")?;
-        for part in parts {
+        for part in parts.iter().filter(|part| **part != Part::Qemu) {
             artefacts.make(*part, &cache, &say)?;
         }
         Ok(artefacts)
@@ -209,6 +217,8 @@ impl Artefacts {
         let made_by = match part {
             Part::Bare | Part::Dom0 => ["recipe", "debian", "ext4", "grub"].as_slice(),
             Part::Ram => ["ram", "cpio", "modules"].as_slice(),
+            // No image: Debian's own.
+            Part::Qemu => &[],
         };
         sources.retain(|path| {
             let path = path.to_string_lossy();

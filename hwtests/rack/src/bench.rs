@@ -9,6 +9,8 @@
 //! | `boot-bios`, `boot-uefi`: power-on to the banner of SSH | [`boot`], [`handmade`] |
 //! | `tftp-1`, `tftp-100`: boot programs over TFTP | [`tftp`], [`load`] |
 //! | `dhcp`: exchanges per second without loss | [`dhcp`] |
+//! | `slices-64`, `slices-14`: VFs named on netdevsim; carved, named, bound, released on igb | [`slices`] |
+//! | `bypass-cpu`, `bypass-rate`: bytes over a slice and over a vif, and what dom0 spends | [`bypass`] |
 //! | `dom0-latency`: timers of a service domain beside a guest that burns CPUs | [`interference`] |
 //! | `net-first`, `net-again`: a dom0's network, made and found made | [`network`] |
 //! | `engine-whole`, `-used`, `-upgrade`, `-rebuilt`, `-same`: a disk becomes an image | [`engine`] |
@@ -17,12 +19,15 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 pub mod boot;
+pub mod bypass;
 pub mod dhcp;
+pub mod dom0;
 pub mod engine;
 pub mod engine_limit;
 pub mod engine_peers;
@@ -40,24 +45,35 @@ pub mod peers;
 pub mod rounds;
 pub mod row;
 pub mod size;
+pub mod slices;
 pub mod tftp;
 pub mod wire;
 
 use row::{Row, Table};
 
+use crate::{
+    hardware::Hardware,
+    kernel::{self, Kernel},
+};
+
+/// What a run inside a machine prints before its medians.
+const MEDIANS: &str = "medians:";
+
 /// A figure: what it is called, and what measures it in a scratch folder.
 type Figure = (&'static str, fn(&Path) -> Result<Vec<Row>>);
 
 /// In the order in which they are run: the quick ones first.
-const FIGURES: [Figure; 15] = [
+const FIGURES: [Figure; 17] = [
     ("agent-size", size::agent),
     ("ramdisk-size", size::ramdisk),
     ("server-rss", size::server),
     ("net", network::run),
+    ("slices", slices::run),
     ("tftp-1", tftp::one),
     ("tftp-100", tftp::hundred),
     ("dhcp", dhcp::run),
     ("dom0-latency", interference::run),
+    ("bypass", bypass::run),
     ("engine-whole", engine::whole),
     ("engine-used", engine::used),
     ("engine-upgrade", engine::upgrade),
@@ -125,6 +141,12 @@ fn prepare(chosen: &[Figure], folder: &Path) -> Result<()> {
         interference::artefacts()?;
         peers::cyclictest()?;
     }
+    if has("bypass") {
+        bypass::artefacts()?;
+    }
+    if has("slices") {
+        slices::prepare()?;
+    }
     if has("engine") {
         engine::prepare()?;
     }
@@ -135,6 +157,41 @@ fn prepare(chosen: &[Figure], folder: &Path) -> Result<()> {
         handmade::prepare(folder)?;
     }
     Ok(())
+}
+
+/// Measures and never returns, when this process is process 1 of a machine.
+pub fn start_if_inside() {
+    if Kernel::is_inside() {
+        kernel::start_inside(|| {
+            let medians = match std::env::args().nth(1).as_deref() {
+                Some("network") => network::inside(),
+                what => slices::inside(what.unwrap_or_default()),
+            }?;
+            let medians: Vec<_> = medians.iter().map(f64::to_string).collect();
+            println!("\n{MEDIANS} {}", medians.join(" "));
+            Ok(())
+        });
+    }
+}
+
+/// The medians of `what`, measured in a machine of which this program is process 1.
+fn medians_inside(
+    machine: &Kernel<'_>,
+    hardware: &Hardware,
+    folder: &Path,
+    what: &str,
+    patience: Duration,
+) -> Result<Vec<f64>> {
+    let mut medians = Vec::new();
+    let mut said = String::new();
+    machine.run_on(hardware, folder, what, patience, |line| {
+        if let Some(numbers) = line.strip_prefix(MEDIANS) {
+            medians = numbers.split_whitespace().filter_map(|one| one.parse().ok()).collect();
+        }
+        said = line.to_owned();
+    })?;
+    ensure!(!medians.is_empty(), "the machine measured nothing; its last word: {said}");
+    Ok(medians)
 }
 
 /// `target/` of this build, where the result goes and peers are kept.

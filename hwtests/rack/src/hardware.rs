@@ -34,18 +34,28 @@ impl Hardware {
         Ok(Hardware { words, line: "" })
     }
 
+    /// Number 1 or 2 of two small ones with a cable between them, whose ends are in `folder`.
+    pub fn cabled(folder: &Path, number: u8) -> Result<Self> {
+        let mut hardware = Self::plain()?;
+        let [own, other] = [number, 3 - number].map(|end| folder.join(format!("end{end}")));
+        let (own, other) = (own.display(), other.display());
+        let cable = format!(
+            "dgram,id=n0,local.type=unix,local.path={own},remote.type=unix,remote.path={other}"
+        );
+        let card = format!("virtio-net-pci,netdev=n0,mac=52:54:00:79:00:0{number}");
+        for word in ["-netdev", &cable, "-device", &card] {
+            hardware.words.push(word.into());
+        }
+        Ok(hardware)
+    }
+
     /// Two cards of Intel's 82576 with up to 7 VFs each, behind an emulated IOMMU.
     ///
     /// Without `no_timer_check` Linux sometimes finds no timer through the emulated IOMMU.
     pub fn with_igb() -> Result<Self> {
-        let tree = newer_qemu()?;
-        let libraries = tree.join("usr/lib/x86_64-linux-gnu");
-        let mut words: Vec<OsString> = vec![tree.join("usr/lib64/ld-linux-x86-64.so.2").into()];
-        words.extend(["--library-path".into(), libraries.into_os_string()]);
-        words.push(tree.join("usr/bin/qemu-system-x86_64").into());
-        for place in ["usr/share/qemu", "usr/share/seabios"] {
-            words.extend(["-L".into(), tree.join(place).into_os_string()]);
-        }
+        let qemu = newer_qemu()?;
+        let mut words = vec![qemu.get_program().to_owned()];
+        words.extend(qemu.get_args().map(OsString::from));
         words.extend(
             [
                 "-machine",
@@ -58,23 +68,38 @@ impl Hardware {
             .map(OsString::from),
         );
         for card in 0..2 {
-            for word in [
-                "-netdev".to_owned(),
-                format!("hubport,id=n{card},hubid={card}"),
-                "-device".to_owned(),
-                format!("pcie-root-port,id=rp{card},slot={card},chassis={}", card + 1),
-                "-device".to_owned(),
-                format!("igb,bus=rp{card},netdev=n{card},mac=52:54:00:77:01:0{card}"),
-            ] {
-                words.push(word.into());
-            }
+            words.extend(["-netdev".into(), format!("hubport,id=n{card},hubid={card}").into()]);
+            words.extend(igb(card, &format!("52:54:00:77:01:0{card}")).map(OsString::from));
         }
         Ok(Hardware { words, line: "intel_iommu=on no_timer_check" })
     }
 }
 
-/// A QEMU of a newer Debian with all of its libraries, unpacked once.
-fn newer_qemu() -> Result<PathBuf> {
+/// The arguments of the `card`-th card of Intel's 82576 on the netdev `n<card>`. It sits behind a
+/// port of its own: only PCI Express has VFs.
+pub(crate) fn igb(card: u32, mac: &str) -> [String; 4] {
+    [
+        "-device".to_owned(),
+        format!("pcie-root-port,id=rp{card},slot={card},chassis={}", card + 1),
+        "-device".to_owned(),
+        format!("igb,bus=rp{card},netdev=n{card},mac={mac}"),
+    ]
+}
+
+/// A QEMU that has igb, by its own loader and libraries, with the firmware that came with it.
+pub(crate) fn newer_qemu() -> Result<Command> {
+    let tree = unpacked_qemu()?;
+    let mut command = Command::new(tree.join("usr/lib64/ld-linux-x86-64.so.2"));
+    command.arg("--library-path").arg(tree.join("usr/lib/x86_64-linux-gnu"));
+    command.arg(tree.join("usr/bin/qemu-system-x86_64"));
+    for place in ["usr/share/qemu", "usr/share/seabios"] {
+        command.arg("-L").arg(tree.join(place));
+    }
+    Ok(command)
+}
+
+/// A QEMU of a newer Debian with all of its libraries, unpacked once, which wants the network.
+pub(crate) fn unpacked_qemu() -> Result<PathBuf> {
     let place = bench::target()?.join("peers").join(format!("qemu-{RELEASE}"));
     if place.is_dir() {
         return Ok(place);

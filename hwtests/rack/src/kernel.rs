@@ -114,7 +114,7 @@ impl Kernel<'_> {
         for (name, package) in self.programs {
             let path = tool::program(name, package)?;
             tree.file(&format!("bin/{name}"), &path)?;
-            for library in libraries(&path)? {
+            for library in libraries(&path, &[])? {
                 tree.file(&library.display().to_string(), &library)?;
             }
         }
@@ -178,15 +178,18 @@ impl Tree {
     }
 }
 
-/// What `ldd` names: the loader too.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("ldd").arg(program).output().context("running ldd")?;
+/// What `ldd` names: the loader too. Libraries in `places` come first.
+pub(crate) fn libraries(program: &Path, places: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let places = std::env::join_paths(places).context("naming places of libraries")?;
+    let mut ldd = Command::new("ldd");
+    let output = ldd.arg(program).env("LD_LIBRARY_PATH", places).output().context("running ldd")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let paths = text.split_whitespace().filter(|word| word.starts_with('/'));
     Ok(paths.map(PathBuf::from).filter(|path| path.is_file()).collect())
 }
 
-fn only(folder: &Path, begin: &str) -> Result<PathBuf> {
+/// The file of `folder` whose name begins so.
+pub(crate) fn only(folder: &Path, begin: &str) -> Result<PathBuf> {
     let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
     let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
     let found = paths.find(|path| {

@@ -30,6 +30,7 @@ pub mod neighbour;
 pub mod netdevsim;
 pub mod netlink;
 pub mod node;
+pub mod perftest;
 pub mod qmp;
 pub mod rack;
 pub mod server;

@@ -9,6 +9,7 @@ use std::{
 use anyhow::Result;
 
 use crate::{
+    hardware,
     spec::{BootFirst, Bus, Cpu, DiskSpec, Firmware, NicModel, NodeSpec},
     tool,
 };
@@ -39,7 +40,10 @@ pub(crate) fn variables_template() -> Result<PathBuf> {
 
 /// The whole command.
 pub(crate) fn command(spec: &NodeSpec, parts: &Parts) -> Result<Command> {
-    let mut command = Command::new(tool::program("qemu-system-x86_64", "qemu-system-x86")?);
+    let mut command = match spec.vf_cards {
+        0 => Command::new(tool::program("qemu-system-x86_64", "qemu-system-x86")?),
+        _ => hardware::newer_qemu()?,
+    };
     let mut line = Line(Vec::new());
     line.option("-name", &spec.name);
     line.option("-uuid", parts.uuid);
@@ -117,7 +121,7 @@ fn processors(line: &mut Line, spec: &NodeSpec) {
 fn firmware(line: &mut Line, spec: &NodeSpec, parts: &Parts) -> Result<()> {
     if spec.firmware == Firmware::Bios {
         // Without graphics SeaBIOS and iPXE speak on the serial line.
-        let kind = if spec.iommu { "q35" } else { "pc" };
+        let kind = if spec.iommu || spec.vf_cards > 0 { "q35" } else { "pc" };
         line.option("-machine", &format!("{kind},graphics=off"));
         return Ok(());
     }
@@ -147,7 +151,22 @@ fn network(line: &mut Line, spec: &NodeSpec, parts: &Parts) {
         _ => "",
     };
     let (device, mac) = (spec.nic.device(), parts.mac);
-    line.option("-device", &format!("{device},netdev=net0,mac={mac},bootindex={index}{rom}"));
+    // Cards that share the cable hang on a hub.
+    let own = if spec.vf_cards == 0 { "net0" } else { "own" };
+    if spec.vf_cards > 0 {
+        line.option("-netdev", "hubport,id=cable,hubid=0,netdev=net0");
+        line.option("-netdev", "hubport,id=own,hubid=0");
+    }
+    line.option("-device", &format!("{device},netdev={own},mac={mac},bootindex={index}{rom}"));
+    for card in 0..spec.vf_cards {
+        line.option("-netdev", &format!("hubport,id=n{card},hubid=0"));
+        line.0.extend(hardware::igb(card, &vf_card_mac(mac, card)).map(OsString::from));
+    }
+}
+
+/// The address of a card that can be cut into VFs, beside the first card's.
+fn vf_card_mac(mac: &str, card: u32) -> String {
+    mac.replacen(":77:", &format!(":{:02x}:", 0x80 + card), 1)
 }
 
 fn disks(line: &mut Line, spec: &NodeSpec, parts: &Parts) {

@@ -99,7 +99,7 @@ struct State {
 }
 
 fn main() -> ExitCode {
-    rack::bench::network::start_if_inside();
+    rack::bench::start_if_inside();
     match run(Cli::parse().verb) {
         Ok(code) => code,
         Err(error) => {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::mount::{MsFlags, mount};
 
 use crate::{bench::peers, tool};
 
@@ -60,6 +61,39 @@ pub fn module() -> Result<PathBuf> {
     fs::copy(source.join("netdevsim.ko"), &fresh).context("keeping netdevsim.ko")?;
     fs::rename(&fresh, &module).context("keeping netdevsim.ko")?;
     Ok(module)
+}
+
+/// Where [`Kernel`](crate::kernel::Kernel) is to have the module.
+pub const INSIDE: &str = "netdevsim.ko";
+
+/// Inside a machine: loads the module, makes devices 1 (InfiniBand) and 2 (Ethernet), with at
+/// most 64 VFs each.
+pub fn simulate() -> Result<()> {
+    run(Command::new("/bin/busybox").args(["insmod", &format!("/{INSIDE}")]))?;
+    let nothing = None::<&str>;
+    mount(Some("debugfs"), "/sys/kernel/debug", Some("debugfs"), MsFlags::empty(), nothing)
+        .context("mounting debugfs")?;
+    for device in ["1", "2"] {
+        fs::write("/sys/bus/netdevsim/new_device", device).context("making a device")?;
+        let most = format!("/sys/kernel/debug/netdevsim/netdevsim{device}/max_vfs");
+        fs::write(&most, "64").context("asking for 64 VFs")?;
+    }
+    Ok(())
+}
+
+/// Inside a machine: cuts a device into VFs; tells the name of its link.
+pub fn cut(device: u32, count: u32) -> Result<String> {
+    let folder = format!("/sys/bus/netdevsim/devices/netdevsim{device}");
+    for count in [0, count] {
+        fs::write(format!("{folder}/sriov_numvfs"), count.to_string()).context("cutting")?;
+    }
+    let entries = fs::read_dir(format!("{folder}/net")).context("listing links")?;
+    let mut links = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let port = |link: &String| {
+        let name = fs::read_to_string(format!("/sys/class/net/{link}/phys_port_name"));
+        name.is_ok_and(|name| name.trim() == "p1")
+    };
+    links.find(port).context("finding the device's own link")
 }
 
 /// The kernel's headers and build programs, which find each other by absolute paths.

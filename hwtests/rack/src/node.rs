@@ -227,6 +227,11 @@ impl Node {
         self.state().spec.kernel = Some(kernel);
     }
 
+    /// Whether its firmware switches an IOMMU on, from the next power-on.
+    pub fn iommu(&self, on: bool) {
+        self.state().spec.iommu = on;
+    }
+
     /// Writes what its screen shows to `path`, as a portable pixmap.
     pub fn screendump(&self, path: &Path) -> Result<()> {
         let state = self.state();

@@ -42,6 +42,10 @@ pub struct NodeSpec {
     /// Whether there is an IOMMU; the machine is a Q35 then.
     #[serde(default)]
     pub iommu: bool,
+    /// Cards of Intel's 82576 on the same cable, each of which can be cut into 7 VFs; the machine
+    /// is a Q35 on a newer QEMU then.
+    #[serde(default)]
+    pub vf_cards: u32,
     /// What its firmware tries first.
     #[serde(default)]
     pub boot_first: BootFirst,
@@ -78,6 +82,7 @@ impl NodeSpec {
             cpu: Cpu::default(),
             numa: cpus(),
             iommu: false,
+            vf_cards: 0,
             boot_first: BootFirst::default(),
             kernel: None,
             bmc: None,
@@ -101,6 +106,12 @@ impl NodeSpec {
     pub fn with_cpus(mut self, cpus: u32, numa: u32) -> Self {
         self.cpus = cpus;
         self.numa = numa;
+        self
+    }
+
+    /// The same with this many cards that can be cut into VFs.
+    pub fn with_vf_cards(mut self, cards: u32) -> Self {
+        self.vf_cards = cards;
         self
     }
 
@@ -334,13 +345,14 @@ mod tests {
     fn a_spec_file_needs_only_names() {
         let text = "[[node]]\nname = \"a\"\n[[node]]\nname = \"b\"\nfirmware = \"uefi-http\"\n\
                     nic = \"e1000e\"\ndisks = [{ size = \"8G\", bus = \"nvme\" }]\n\
-                    cpu = \"xen\"\ncpus = 4\nnuma = 2\niommu = true\n";
+                    cpu = \"xen\"\ncpus = 4\nnuma = 2\niommu = true\nvf_cards = 1\n";
         let spec: RackSpec = toml::from_str(text).unwrap();
         assert_eq!(spec.node[0].disks[0].size, Size::gib(4));
         assert_eq!(spec.node[1].firmware, Firmware::UefiHttp);
         assert_eq!(spec.node[1].disks[0].bus, Bus::Nvme);
         assert_eq!((spec.node[0].cpu, spec.node[0].numa), (Cpu::Plain, 1));
         assert_eq!((spec.node[1].cpu, spec.node[1].numa), (Cpu::Xen, 2));
+        assert_eq!((spec.node[0].vf_cards, spec.node[1].vf_cards), (0, 1));
         assert!(toml::from_str::<RackSpec>("[[node]]\nnam = \"a\"\n").is_err());
     }
 }

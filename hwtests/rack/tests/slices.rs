@@ -1,6 +1,7 @@
 //! Slices on a real kernel: GUIDs through its own parser and back out of a dump (netdevsim with
 //! two more operations), and VFs of two igb cards that are carved, named, bound to vfio-pci
-//! and given back by `billet-agent apply`, killed after every step.
+//! and given back by `billet-agent apply`, killed after every step. Verbs devices of two machines
+//! (soft-RoCE) are found, and move bytes from one to the other.
 //!
 //! Each machine plays its stories in order; a story is what it printed.
 
@@ -9,17 +10,18 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, ExitCode, Output},
     sync::OnceLock,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
-use nix::mount::{MsFlags, mount};
 use rack::{
     artefacts::Programs,
     hardware::Hardware,
     kernel::{self, Kernel},
-    netdevsim,
+    netdevsim::{self, cut},
+    perftest,
 };
 use serde_json::Value;
 
@@ -40,6 +42,11 @@ const IGB: [Story; 6] = [
     ("killed_after_every_step_a_slice_is_whole_or_free", killed),
 ];
 
+const ROCE: [Story; 2] = [
+    ("verbs_devices_are_found", verbs_found),
+    ("bytes_go_from_one_verbs_device_to_another", verbs_move_bytes),
+];
+
 /// A machine and its stories, emulated on busy cores.
 const PATIENCE: Duration = Duration::from_secs(1800);
 
@@ -53,7 +60,8 @@ fn main() -> ExitCode {
     };
     let sim = NETDEVSIM.into_iter().map(|(name, _)| trial(&SIM, name));
     let cards = IGB.into_iter().map(|(name, _)| trial(&CARDS, name));
-    libtest_mimic::run(&arguments, sim.chain(cards).collect()).exit_code()
+    let roce = ROCE.into_iter().map(|(name, _)| trial(&VERBS, name));
+    libtest_mimic::run(&arguments, sim.chain(cards).chain(roce).collect()).exit_code()
 }
 
 /// One machine, started when the first of its stories is asked for.
@@ -64,6 +72,7 @@ struct Machine {
 
 static SIM: Machine = Machine { name: "netdevsim", played: OnceLock::new() };
 static CARDS: Machine = Machine { name: "igb", played: OnceLock::new() };
+static VERBS: Machine = Machine { name: "roce", played: OnceLock::new() };
 
 impl Machine {
     fn outcome(&self, name: &str) -> Result<(), String> {
@@ -80,21 +89,57 @@ impl Machine {
         let agent = env::var_os("BILLET_AGENT").map(PathBuf::from);
         let agent = agent.map_or_else(|| Programs::find().map(|programs| programs.agent), Ok)?;
         let folder = tempfile::tempdir().context("making a folder")?;
-        let mut files = vec![("bin/billet-agent", agent)];
+        let folder = folder.path();
+        let mut files = vec![("bin/billet-agent".to_owned(), agent)];
+        let mut modules =
+            vec!["psample", "ib_core", "igb", "igbvf", "vfio_iommu_type1", "vfio-pci"];
         let hardware = match self.name {
             "igb" => Hardware::with_igb()?,
+            "roce" => {
+                modules = perftest::MODULES.to_vec();
+                files.extend(perftest::files()?);
+                Hardware::cabled(folder, 1)?
+            }
             _ => {
-                files.push(("netdevsim.ko", netdevsim::module()?));
+                files.push((netdevsim::INSIDE.to_owned(), netdevsim::module()?));
                 Hardware::plain()?
             }
         };
+        let files: Vec<_> = files.iter().map(|(at, path)| (at.as_str(), path.clone())).collect();
         let machine = Kernel {
-            modules: &["psample", "ib_core", "igb", "igbvf", "vfio_iommu_type1", "vfio-pci"],
-            programs: &[("ip", "iproute2")],
+            modules: &modules,
+            programs: &[("ip", "iproute2"), ("rdma", "iproute2")],
             files: &files,
         };
+        if self.name != "roce" {
+            return self.play_on(&machine, &hardware, folder);
+        }
+        let other = folder.join("other");
+        fs::create_dir(&other).context("making a folder")?;
+        let peer = Hardware::cabled(folder, 2)?;
+        thread::scope(|scope| {
+            // It ends by itself: what it says is of interest only when the first one fails.
+            let peer = scope.spawn(|| {
+                let mut said = String::new();
+                let ran = machine.run_on(&peer, &other, "peer", PATIENCE, |line| {
+                    said = format!("{said}{line}\n");
+                });
+                (ran, said)
+            });
+            let played = self.play_on(&machine, &hardware, folder);
+            let peer = peer.join();
+            played.with_context(|| format!("the other machine said {peer:?}"))
+        })
+    }
+
+    fn play_on(
+        &self,
+        machine: &Kernel<'_>,
+        hardware: &Hardware,
+        folder: &Path,
+    ) -> Result<Vec<(String, String)>> {
         let (mut played, mut lines) = (Vec::new(), Vec::new());
-        machine.run_on(&hardware, folder.path(), self.name, PATIENCE, |line| {
+        machine.run_on(hardware, folder, self.name, PATIENCE, |line| {
             lines.push(line.to_owned());
             if let Some((name, said)) =
                 line.split_once("story ").and_then(|(_, rest)| rest.split_once(": "))
@@ -115,8 +160,13 @@ impl Machine {
 fn play() -> Result<()> {
     let stories: &[Story] = match env::args().nth(1).as_deref() {
         Some("igb") => &IGB,
+        Some("roce") => {
+            soft_roce(1)?;
+            &ROCE
+        }
+        Some("peer") => return serve_verbs(),
         _ => {
-            simulate()?;
+            netdevsim::simulate()?;
             &NETDEVSIM
         }
     };
@@ -166,34 +216,6 @@ fn read(path: impl AsRef<Path>) -> Result<String> {
 
 // netdevsim: device 1 is InfiniBand, device 2 Ethernet.
 
-fn simulate() -> Result<()> {
-    said("busybox", "insmod /netdevsim.ko")?;
-    let nothing = None::<&str>;
-    mount(Some("debugfs"), "/sys/kernel/debug", Some("debugfs"), MsFlags::empty(), nothing)
-        .context("mounting debugfs")?;
-    for device in ["1", "2"] {
-        write("/sys/bus/netdevsim/new_device", device).context("making a device")?;
-        let most = format!("/sys/kernel/debug/netdevsim/netdevsim{device}/max_vfs");
-        write(&most, "64").context("asking for 64 VFs")?;
-    }
-    Ok(())
-}
-
-/// Cuts a device into VFs: the name of its link.
-fn cut(device: u32, count: u32) -> Result<String> {
-    let folder = format!("/sys/bus/netdevsim/devices/netdevsim{device}");
-    for count in [0, count] {
-        write(&format!("{folder}/sriov_numvfs"), &count.to_string()).context("cutting")?;
-    }
-    let entries = fs::read_dir(format!("{folder}/net")).context("listing links")?;
-    let mut links = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let port = |link: &String| {
-        let name = read(format!("/sys/class/net/{link}/phys_port_name"));
-        name.is_ok_and(|name| name == "p1")
-    };
-    links.find(port).context("finding the device's own link")
-}
-
 fn node(vf: u32) -> String {
     format!("02:10:00:00:00:00:01:{vf:02x}")
 }
@@ -208,14 +230,12 @@ fn guids(count: u32) -> Result<()> {
     let fresh: Value = serde_json::from_str(&vf(&format!("ls {link}"))?)?;
     ensure!(fresh.as_object().is_some_and(|all| all.len() == count as usize), "{fresh}");
     ensure!(fresh["0"]["guids"] == true, "{fresh}");
-    let begun = Instant::now();
     for number in 0..count {
         let (node, port) = (node(number), port(number));
         let policy = ["follow", "up", "down"][number as usize % 3];
         let words = format!("--node-guid {node} --port-guid {port} --policy {policy}");
         vf(&format!("set {link} {number} {words}"))?;
     }
-    println!("note {count} VFs named, a process each: {} ms", begun.elapsed().as_millis());
     let all: Value = serde_json::from_str(&vf(&format!("ls {link}"))?)?;
     let second: Value = serde_json::from_str(&said("ip", &format!("-j link show {link}"))?)?;
     for number in 0..count {
@@ -226,6 +246,21 @@ fn guids(count: u32) -> Result<()> {
         let theirs = &second[0]["vfinfo_list"][number as usize];
         ensure!(theirs["port guid"] == port(number), "ip says of VF {number}: {theirs}");
         ensure!(theirs["node guid"] == node(number), "ip says of VF {number}: {theirs}");
+    }
+    loaded(&link, &all, count)
+}
+
+/// What `ls` printed goes in in one go: everybody's names the other way round, and back again.
+fn loaded(link: &str, before: &Value, count: u32) -> Result<()> {
+    let other =
+        |number: u32| (number.to_string(), before[(count - 1 - number).to_string()].clone());
+    let around: Value = Value::Object((0..count).map(other).collect());
+    ensure!(around != *before, "nothing would change");
+    for wanted in [&around, before, before] {
+        write("/run/vfs.json", &wanted.to_string()).context("writing what is wanted")?;
+        vf(&format!("load {link} /run/vfs.json"))?;
+        let after: Value = serde_json::from_str(&vf(&format!("ls {link}"))?)?;
+        ensure!(after == *wanted, "not what was loaded: {after}");
     }
     Ok(())
 }
@@ -490,4 +525,63 @@ fn killed() -> Result<()> {
         }
     }
     bail!("it always died")
+}
+
+// soft-RoCE: two machines with a cable between them.
+
+/// Makes a verbs device of this machine's card.
+fn soft_roce(machine: u8) -> Result<()> {
+    said("ip", "link set eth0 up")?;
+    said("ip", &format!("addr add 10.99.0.{machine}/24 dev eth0"))?;
+    said("rdma", "link add rxe0 type rxe netdev eth0").map(drop)
+}
+
+fn verbs_found() -> Result<()> {
+    write("/run/agent.toml", "node = \"r1n3\"\n")?;
+    let facts = said("billet-agent", "probe --state /run/billet --identity /run/agent.toml")?;
+    let facts: Value = serde_json::from_str(&facts)?;
+    let device = &facts["sriov"]["verbs"][0];
+    ensure!(device["name"] == "rxe0" && device["guid"].is_string(), "{}", facts["sriov"]);
+    let port = &device["ports"][0];
+    ensure!(port["link"] == "ethernet" && port["state"] == "ACTIVE", "{device}");
+    ensure!(facts["sriov"]["pfs"].as_array().is_some_and(Vec::is_empty), "{}", facts["sriov"]);
+    Ok(())
+}
+
+/// The words of `ib_write_bw`: on which device, from which of its addresses, how much.
+fn ib_write_bw() -> Result<String> {
+    let gids = "/sys/class/infiniband/rxe0/ports/1/gids";
+    let ipv4 =
+        |index: &u32| read(format!("{gids}/{index}")).is_ok_and(|gid| gid.contains(":ffff:"));
+    let index = (0..8).find(ipv4).context("finding the address of IPv4 among those of rxe0")?;
+    Ok(format!("-d rxe0 -x {index} -F -s 65536 -n 200"))
+}
+
+/// The other machine: one run, however it ends.
+fn serve_verbs() -> Result<()> {
+    soft_roce(2)?;
+    println!("{}", said("busybox", &format!("timeout 600 /bin/ib_write_bw {}", ib_write_bw()?))?);
+    Ok(())
+}
+
+fn verbs_move_bytes() -> Result<()> {
+    let words = format!("{} 10.99.0.2", ib_write_bw()?);
+    let begun = Instant::now();
+    let text = loop {
+        match said("ib_write_bw", &words) {
+            Ok(text) => break text,
+            // The other machine is not there yet.
+            Err(error) if begun.elapsed() > Duration::from_secs(300) => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(500)),
+        }
+    };
+    // Bytes, iterations, peak and average in MiB a second, messages.
+    let numbers = text.lines().find_map(|line| {
+        let words: Vec<f64> = line.split_whitespace().map_while(|it| it.parse().ok()).collect();
+        (words.len() == 5 && words[0] == 65536.0).then_some(words)
+    });
+    let numbers = numbers.with_context(|| format!("no numbers in {text}"))?;
+    ensure!(numbers[1] == 200.0 && numbers[3] > 0.0, "{text}");
+    println!("note ib_write_bw between two machines: {} MiB/s", numbers[3]);
+    Ok(())
 }

@@ -7,24 +7,22 @@
 //! emulator is late by itself: how late, a run without a guest tells in which a program of the host
 //! burns what the emulated guest's processor takes otherwise.
 
-use std::{fs::File, path::Path, process, time::Duration};
+use std::{fs::File, path::Path, process};
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::json;
+use anyhow::{Context, Result, bail};
 
 use super::{
+    dom0::Dom0,
     peers,
     rounds::{Contender, interleave},
     row::{Better, Row},
     say,
 };
-use crate::{Artefacts, Firmware, NodeSpec, Part, Rack, Server, guest, server, tool};
+use crate::{Artefacts, Firmware, NodeSpec, Part, guest, tool};
 
-const NODE: &str = "dom0";
 const ROUNDS: usize = 5;
 /// What two rounds without any guest differ by in emulation.
 const NOISE: f64 = 1.25;
-const PATIENCE: Duration = Duration::from_secs(900);
 /// Microseconds between two timers, and how many of them make a run.
 const INTERVAL: u32 = 2000;
 const TIMERS: u32 = 5000;
@@ -40,22 +38,12 @@ pub fn artefacts() -> Result<Artefacts> {
 
 /// All rows.
 pub fn run(scratch: &Path) -> Result<Vec<Row>> {
-    let folder = scratch.join("interference");
-    let _ = std::fs::remove_dir_all(&folder);
-    let artefacts = artefacts()?;
-    let mut rack = Rack::new(&folder)?;
-    let node = rack.add(NodeSpec::xen(NODE, Firmware::Bios))?;
-    let options = server::Options::new(&artefacts.store);
-    let server = Server::start(&artefacts.programs, &folder.join("server"), &options)?;
-    server.enroll(&node)?;
-    let deployment = server.api().deploy(NODE, &json!({ "image": "dom0" }))?;
-    node.power_on()?;
-    let ended = server.api().wait(&deployment.id, PATIENCE, |_| false)?;
-    ensure!(ended.state == "done", "imaging {}: {:?}", ended.state, ended.reason);
-    let dom0 = Dom0 { server: &server };
-    dom0.prepare()?;
-    let [pinned_alone, pinned] = dom0.pinned()?;
-    let [alone, plan, busy] = dom0.planned()?;
+    let spec = NodeSpec::xen("", Firmware::Bios);
+    let dom0 = Dom0::make(&scratch.join("interference"), &artefacts()?, spec)?;
+    let interference = Interference { dom0: &dom0 };
+    interference.prepare()?;
+    let [pinned_alone, pinned] = interference.pinned()?;
+    let [alone, plan, busy] = interference.planned()?;
     let row = |name: &str, ours, peers: &[(&str, f64)]| {
         Row::compare(name, "us", Better::Less, ours, peers)
     };
@@ -67,25 +55,24 @@ pub fn run(scratch: &Path) -> Result<Vec<Row>> {
     ])
 }
 
-struct Dom0<'a> {
-    server: &'a Server,
+struct Interference<'a> {
+    dom0: &'a Dom0,
 }
 
-impl Dom0<'_> {
+impl Interference<'_> {
     fn ssh(&self, script: &str) -> Result<String> {
-        self.server.ssh(NODE, script, PATIENCE)
+        self.dom0.ssh(script)
     }
 
     fn prepare(&self) -> Result<()> {
-        let target = self.server.target(NODE)?;
-        self.ssh("systemctl is-system-running --wait || true")?;
-        guest::install(self.server.key(), &target)?;
+        let server = self.dom0.server();
+        let target = server.target(self.dom0.name())?;
         for file in peers::cyclictest()? {
             let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let open = File::open(&file).with_context(|| format!("opening {}", file.display()))?;
             let script =
                 format!("mkdir -p {FOLDER}; cat >{FOLDER}/{name}; chmod +x {FOLDER}/{name}");
-            self.server.key().run_with(&target, &script, open)?;
+            server.key().run_with(&target, &script, open)?;
         }
         Ok(())
     }
@@ -100,18 +87,14 @@ impl Dom0<'_> {
         );
         self.ssh(&config)?;
         let gone = "xl destroy burn 2>/dev/null; xl list";
-        let there = format!(
-            "xl domid burn >/dev/null 2>&1 || {{ rm -f /var/log/xen/console/guest-burn.log; \
-             xl create -q /root/burn.cfg; }}; {}",
-            ready("burn")
-        );
+        let there = "xl domid burn >/dev/null 2>&1 || { rm -f /var/log/xen/console/guest-burn.log; \
+                     xl create -q /root/burn.cfg; }";
+        let there = || self.ssh(there).and_then(|_| self.dom0.guest_is_ready("burn"));
         let medians = interleave(
             ROUNDS,
             &mut [
                 Contender::new("no guest", || self.ssh(gone).and_then(|_| self.latency())),
-                Contender::new("a guest that burns", || {
-                    self.ssh(&there).and_then(|_| self.latency())
-                }),
+                Contender::new("a guest that burns", || there().and_then(|()| self.latency())),
             ],
         )?;
         self.ssh(gone)?;
@@ -129,14 +112,13 @@ impl Dom0<'_> {
                  shutdown_seconds = 5\nboot.kernel = {{ path = \"{kernel}\", \
                  ramdisk = \"{ramdisk}\", line = \"console=hvc0 burn=2\" }}\n"
             );
-            let generation = self.server.api().configure(NODE, &text)?;
-            self.server.api().configured(NODE, generation, "applied", PATIENCE).map(drop)
+            self.dom0.becomes(&text)
         };
         let there = || {
             self.ssh("xl domid burn >/dev/null || rm -f /var/log/xen/console/guest-burn.log")
                 .or_else(|_| Ok::<_, anyhow::Error>(String::new()))?;
             shape("running")?;
-            self.ssh(&ready("burn")).map(drop)
+            self.dom0.guest_is_ready("burn")
         };
         let gone = || shape("stopped");
         let medians = interleave(
@@ -183,15 +165,6 @@ impl Drop for Burner {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// A script that waits for what a guest prints when it is ready.
-fn ready(guest: &str) -> String {
-    let log = format!("/var/log/xen/console/guest-{guest}.log");
-    format!(
-        "for try in $(seq 300); do grep -qs '{}' {log} && exit 0; sleep 1; done; exit 1",
-        guest::READY
-    )
 }
 
 /// The lateness that `share` of the timers kept, of a histogram of `microseconds count` lines;

@@ -22,18 +22,12 @@ use super::{
     row::{Better, Row},
     say,
 };
-use crate::{
-    artefacts::Programs,
-    kernel::{self, Kernel},
-    tool,
-};
+use crate::{artefacts::Programs, hardware::Hardware, kernel::Kernel, tool};
 
 const BRIDGES: usize = 64;
 const PORTS: usize = 4;
 const ROUNDS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(900);
-/// What a run inside prints before its medians.
-const RESULT: &str = "medians:";
 
 /// All rows.
 pub fn run(folder: &Path) -> Result<Vec<Row>> {
@@ -50,17 +44,10 @@ pub fn run(folder: &Path) -> Result<Vec<Row>> {
     ])
 }
 
-/// Whether this process is process 1 of a machine that is to measure.
-pub fn start_if_inside() {
-    if Kernel::is_inside() {
-        kernel::start_inside(|| {
-            std::env::set_current_dir("/tmp").context("entering /tmp")?;
-            let medians = measure(Path::new("/bin/billet-agent"), Path::new("/tmp"))?;
-            let medians: Vec<_> = medians.iter().map(f64::to_string).collect();
-            println!("\n{RESULT} {}", medians.join(" "));
-            Ok(())
-        });
-    }
+/// Inside the machine.
+pub(super) fn inside() -> Result<Vec<f64>> {
+    std::env::set_current_dir("/tmp").context("entering /tmp")?;
+    measure(Path::new("/bin/billet-agent"), Path::new("/tmp"))
 }
 
 fn in_machine(agent: PathBuf, folder: &Path) -> Result<Vec<f64>> {
@@ -70,16 +57,7 @@ fn in_machine(agent: PathBuf, folder: &Path) -> Result<Vec<f64>> {
         programs: &[("ip", "iproute2"), ("bridge", "iproute2")],
         files: &[("bin/billet-agent", agent)],
     };
-    let mut medians = Vec::new();
-    let mut said = String::new();
-    machine.run(folder, "", PATIENCE, |line| {
-        if let Some(numbers) = line.strip_prefix(RESULT) {
-            medians = numbers.split_whitespace().filter_map(|one| one.parse().ok()).collect();
-        }
-        said = line.to_owned();
-    })?;
-    ensure!(!medians.is_empty(), "the machine measured nothing; its last word: {said}");
-    Ok(medians)
+    super::medians_inside(&machine, &Hardware::plain()?, folder, "network", PATIENCE)
 }
 
 /// Whether the host's kernel has what is measured.
