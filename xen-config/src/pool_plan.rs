@@ -94,9 +94,13 @@ impl Moves {
         }
     }
 
-    /// Refuses when a domain of somebody else is pinned to CPUs that its pool is to lose.
+    /// Refuses when a domain of somebody else is pinned to CPUs that its pool is to lose. Those in
+    /// other people's pools are in nobody's way.
     fn foreign(&self, ours: &[String], wanted: &impl Fn(&str) -> CpuSet) -> Result<(), Refusal> {
-        for domain in self.xen.domains.iter().filter(|it| it.id != 0 && !ours.contains(&it.name)) {
+        let theirs = |it: &&Domain| {
+            it.id != 0 && !ours.contains(&it.name) && self.xen.pool(&it.pool).is_some()
+        };
+        for domain in self.xen.domains.iter().filter(theirs) {
             let pins = domain.vcpus.iter().filter_map(|vcpu| vcpu.hard.as_ref());
             if let Some(pin) =
                 pins.into_iter().find(|pin| pin.and(&wanted(&domain.pool)).is_empty())

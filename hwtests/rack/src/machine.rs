@@ -61,6 +61,7 @@ pub(crate) fn command(spec: &NodeSpec, parts: &Parts) -> Result<Command> {
     line.option("-mon", "chardev=qmp0,mode=control");
     firmware(&mut line, spec, parts)?;
     network(&mut line, spec, parts);
+    far_nic(&mut line, spec);
     disks(&mut line, spec, parts);
     command.args(line.0);
     Ok(command)
@@ -138,6 +139,15 @@ fn network(line: &mut Line, spec: &NodeSpec, parts: &Parts) {
     };
     let (device, mac) = (spec.nic.device(), parts.mac);
     line.option("-device", &format!("{device},netdev=net0,mac={mac},bootindex={index}{rom}"));
+}
+
+/// A card behind a host bridge of its own, which the firmware's tables put on the last NUMA node.
+fn far_nic(line: &mut Line, spec: &NodeSpec) {
+    let Some(nic) = spec.far_nic else { return };
+    let node = spec.numa.clamp(1, spec.cpus) - 1;
+    line.option("-device", &format!("pxb-pcie,id=far,bus=pcie.0,bus_nr=128,numa_node={node}"));
+    line.option("-device", "pcie-root-port,id=far0,bus=far,chassis=9");
+    line.option("-device", &format!("{},bus=far0,romfile=", nic.device()));
 }
 
 fn disks(line: &mut Line, spec: &NodeSpec, parts: &Parts) {

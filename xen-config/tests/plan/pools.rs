@@ -74,7 +74,9 @@ fn with_pool(cpus: u32, name: &str) -> Node {
     xen.pools[0].cpus = xen.pools[0].cpus.without(&theirs);
     let (name, scheduler) = (name.to_owned(), "rtds".to_owned());
     xen.pools.push(Pool { name: name.clone(), scheduler, cpus: theirs });
-    xen.domains.push(Domain { pool: name, vcpus: vcpus_of(1), ..domain(1, "theirs", 100) });
+    let mut stranger = Domain { pool: name, vcpus: vcpus_of(1), ..domain(1, "theirs", 100) };
+    stranger.vcpus[0].hard = Some(CpuSet::one(2));
+    xen.domains.push(stranger);
     node
 }
 
