@@ -177,7 +177,7 @@ fn check_network(identity: &Identity) -> Result<Network, Unusable> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use xen_config::{Desired, Size, Topology, XenLine, boot, service};
+    use xen_config::{CommandLine, CpuSet, Desired, Size, Topology, boot, service};
 
     use super::*;
 
@@ -228,8 +228,9 @@ pub(crate) mod tests {
         for text in ["", words] {
             let desired = Desired::from_toml(text).unwrap();
             let topology = Topology::even(8, 2, 2, Size::of_mib(8192));
-            let plan = service::plan(&desired.service, &topology, &[1]).unwrap();
-            let line = XenLine::wanted(&desired.xen, &plan, &topology.node_numbers());
+            let plan =
+                service::plan(&desired.service, &topology, &[1], &CpuSet::default()).unwrap();
+            let line = CommandLine::of_xen(&desired.xen, &plan, &topology.node_numbers());
             let fragment = boot::fragment(&line, &desired.xen);
             assert_eq!(check_xen(&fragment), Ok(fragment));
         }

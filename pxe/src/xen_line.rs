@@ -2,7 +2,7 @@
 
 use protocol::Inventory;
 use xen_config::{
-    CpuSet, Desired, Refusal, Size, Topology, XenLine, boot, service,
+    CommandLine, CpuSet, Desired, Refusal, Size, Topology, boot, pci, service,
     topology::{Cpu, Node},
 };
 
@@ -12,8 +12,8 @@ use xen_config::{
 /// When the service domain cannot be as `desired` on that machine.
 pub fn fragment(desired: &Desired, inventory: &Inventory) -> Result<String, Refusal> {
     let topology = topology(inventory);
-    let plan = service::plan(&desired.service, &topology, &near(inventory))?;
-    let line = XenLine::wanted(&desired.xen, &plan, &topology.node_numbers());
+    let plan = service::plan(&desired.service, &topology, &near(inventory), &CpuSet::default())?;
+    let line = CommandLine::of_xen(&desired.xen, &plan, &topology.node_numbers());
     Ok(boot::fragment(&line, &desired.xen))
 }
 
@@ -47,14 +47,9 @@ fn topology(inventory: &Inventory) -> Topology {
     Topology { cpus, nodes: inventory.numa.iter().map(of_node).collect(), memory, free: memory }
 }
 
-/// NUMA nodes of NICs and HCAs, that of the interface which booted first.
+/// NUMA nodes of NICs and HCAs.
 fn near(inventory: &Inventory) -> Vec<u32> {
-    let boot = inventory.nics.iter().find(|nic| nic.boot).and_then(|nic| nic.pci.clone());
-    let is_network = |class: &str| class.starts_with("02") || class.starts_with("0c06");
-    let mut devices: Vec<_> =
-        inventory.pci.iter().filter(|device| is_network(&device.class)).collect();
-    devices.sort_by_key(|device| Some(&device.address) != boot.as_ref());
-    devices.into_iter().filter_map(|device| device.numa).collect()
+    pci::near(inventory.pci.iter().map(|device| (device.class.as_str(), device.numa)))
 }
 
 #[cfg(test)]

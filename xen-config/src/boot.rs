@@ -1,4 +1,5 @@
-//! Xen's command line: rendered, read, compared, and the file by which GRUB learns it.
+//! The command lines of Xen and of the service domain's Linux: rendered, read, compared, and the file
+//! by which GRUB learns them.
 
 use std::fmt;
 
@@ -78,18 +79,18 @@ impl fmt::Display for Word {
     }
 }
 
-/// Xen's command line, word by word.
+/// A command line, word by word.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct XenLine(Vec<String>);
+pub struct CommandLine(Vec<String>);
 
-impl XenLine {
-    /// Reads a line as `xl info` has it.
-    pub fn parse(line: &str) -> XenLine {
-        XenLine(line.split_whitespace().map(str::to_owned).collect())
+impl CommandLine {
+    /// Reads a line as `xl info` or `/proc/cmdline` has it.
+    pub fn parse(line: &str) -> CommandLine {
+        CommandLine(line.split_whitespace().map(str::to_owned).collect())
     }
 
-    /// The line that `wish` and `service` ask for on a machine with the NUMA nodes `nodes`.
-    pub fn wanted(wish: &XenWish, service: &ServicePlan, nodes: &CpuSet) -> XenLine {
+    /// Xen's, as `wish` and `service` ask for it on a machine with the NUMA nodes `nodes`.
+    pub fn of_xen(wish: &XenWish, service: &ServicePlan, nodes: &CpuSet) -> CommandLine {
         let mut words = Vec::new();
         let consoles = wish.consoles();
         words.push(format!(
@@ -117,39 +118,122 @@ impl XenLine {
         words.extend(switch("iommu", wish.iommu));
         words.extend(switch("smt", wish.smt));
         words.extend(wish.extra.iter().map(Word::to_string));
-        XenLine(words)
+        CommandLine(words)
     }
 
-    /// Why a node that was booted with this line must be booted again to have `wanted`.
-    pub fn differences(&self, wish: &XenWish, wanted: &XenLine) -> Vec<String> {
-        let mut reasons = Vec::new();
-        for word in wanted.0.iter().filter(|word| wish.is_compared(key(word))) {
-            let had: Vec<&str> = self.of(key(word));
-            if had.contains(&word.as_str()) {
-                continue;
-            }
-            reasons.push(match had.last() {
-                Some(had) => format!("Xen was booted with {had}, {word} is wanted"),
-                None => format!("Xen was booted without {word}"),
-            });
+    /// The part of Linux's that is this node's own.
+    pub fn of_linux(wish: &XenWish) -> CommandLine {
+        let mut words = vec!["quiet".to_owned(), "panic=30".to_owned()];
+        if wish.consoles().contains(&Console::Vga) {
+            words.push("console=tty0".to_owned());
         }
-        for key in ["dom0_vcpus_pin", "dom0_nodes"] {
-            if let (Some(had), true) = (self.of(key).last(), wanted.of(key).is_empty()) {
-                reasons.push(format!("Xen was booted with {had}, which is not wanted"));
-            }
-        }
-        reasons
+        words.push("console=hvc0".to_owned());
+        words.extend(wish.linux.iter().map(Word::to_string));
+        CommandLine(words)
     }
 
     /// All words of one key.
     fn of(&self, name: &str) -> Vec<&str> {
         self.0.iter().map(String::as_str).filter(|word| key(word) == name).collect()
     }
+
+    /// Why `who`, booted with this line, must be booted again to have `wanted`. Words of one key
+    /// are compared in their order, the last of which counts; keys stand in any order.
+    fn differences(
+        &self,
+        who: &str,
+        wanted: &CommandLine,
+        is: impl Fn(&str) -> Compared,
+    ) -> Vec<String> {
+        let mut keys: Vec<&str> = Vec::new();
+        for key in wanted.0.iter().chain(&self.0).map(|word| key(word)) {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        let mut reasons = Vec::new();
+        for key in keys {
+            let (had, asked) = (self.of(key), wanted.of(key));
+            let same = match is(key) {
+                Compared::Whole => had == asked,
+                Compared::Asked => asked.iter().all(|word| had.contains(word)),
+                Compared::Never => true,
+            };
+            if same {
+                continue;
+            }
+            let (had, asked) = (had.join(" "), asked.join(" "));
+            reasons.push(match (had.as_str(), asked.as_str()) {
+                ("", _) => format!("{who} was booted without {asked}"),
+                (_, "") => format!("{who} was booted with {had}, which is not wanted"),
+                _ => format!("{who} was booted with {had}, {asked} is wanted"),
+            });
+        }
+        reasons
+    }
 }
 
-impl fmt::Display for XenLine {
+impl fmt::Display for CommandLine {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.0.join(" "))
+    }
+}
+
+/// Which words of a key make a difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compared {
+    /// All of them.
+    Whole,
+    /// Those that are wanted and not there.
+    Asked,
+    /// None.
+    Never,
+}
+
+/// What a node was booted with.
+#[derive(Debug, Clone, Copy)]
+pub struct Booted<'a> {
+    /// Xen's line.
+    pub xen: &'a str,
+    /// Linux's line, where it is known.
+    pub linux: Option<&'a str>,
+    /// Whether both come from GRUB of the dom0 image: then a word that is not wanted was billet's,
+    /// else it is of whoever made that system.
+    pub ours: bool,
+}
+
+/// Words that GRUB of the dom0 image has of its own, or Xen hands on to Linux.
+const ADDED: [&str; 5] = ["vga", "root", "rw", "acpi", "noapic"];
+
+impl Booted<'_> {
+    /// Why the node must be booted again to start as `wish` says, where Xen's line is `xen` then.
+    pub fn differences(&self, wish: &XenWish, xen: &CommandLine) -> Vec<String> {
+        let whole = |key: &str| match ADDED.contains(&key) {
+            true => Compared::Asked,
+            false => Compared::Whole,
+        };
+        let strange = |key: &str| match key {
+            // Where the console is, only when somebody asked.
+            "console" if wish.console.is_none() => Compared::Never,
+            "com1" if wish.com1.is_none() => Compared::Never,
+            "dom0_vcpus_pin" | "dom0_nodes" => Compared::Whole,
+            _ => Compared::Asked,
+        };
+        let had = CommandLine::parse(self.xen);
+        let mut reasons = match self.ours {
+            true => had.differences("Xen", xen, whole),
+            false => had.differences("Xen", xen, strange),
+        };
+        if let Some(had) = self.linux.map(CommandLine::parse) {
+            reasons.extend(match self.ours {
+                true => had.differences("Linux", &CommandLine::of_linux(wish), whole),
+                false => {
+                    let asked = CommandLine(wish.linux.iter().map(Word::to_string).collect());
+                    had.differences("Linux", &asked, |_| Compared::Asked)
+                }
+            });
+        }
+        reasons
     }
 }
 
@@ -167,27 +251,6 @@ impl XenWish {
     fn consoles(&self) -> Vec<Console> {
         self.console.clone().unwrap_or_else(|| vec![Console::Vga, Console::Com1])
     }
-
-    /// Whether a difference in this key is worth a reboot: where the console is, only when
-    /// somebody asked.
-    fn is_compared(&self, key: &str) -> bool {
-        match key {
-            "console" => self.console.is_some(),
-            "com1" => self.com1.is_some(),
-            _ => true,
-        }
-    }
-
-    /// The part of Linux's command line that is this node's own.
-    pub fn linux_line(&self) -> String {
-        let mut words = vec!["quiet".to_owned(), "panic=30".to_owned()];
-        if self.consoles().contains(&Console::Vga) {
-            words.push("console=tty0".to_owned());
-        }
-        words.push("console=hvc0".to_owned());
-        words.extend(self.linux.iter().map(Word::to_string));
-        words.join(" ")
-    }
 }
 
 impl Console {
@@ -202,8 +265,8 @@ impl Console {
 /// What GRUB of the dom0 image reads from `billet/xen.cfg` of the seed partition.
 ///
 /// Neither line can end its quotes: every word is a [`Word`] or made here.
-pub fn fragment(xen: &XenLine, wish: &XenWish) -> String {
-    let linux = wish.linux_line();
+pub fn fragment(xen: &CommandLine, wish: &XenWish) -> String {
+    let linux = CommandLine::of_linux(wish);
     format!(
         "# How Xen and Linux start on this node; written by billet.\nset xen_line=\"{xen}\"\nset linux_line=\"{linux}\"\n"
     )
@@ -214,11 +277,12 @@ mod tests {
     use super::*;
     use crate::{Desired, Size, Topology, service};
 
-    fn lines(desired: &str, nodes: u32) -> (XenWish, XenLine) {
+    fn lines(desired: &str, nodes: u32) -> (XenWish, CommandLine) {
         let desired = Desired::from_toml(desired).unwrap();
         let topology = Topology::even(8, 1, nodes, Size::of_mib(8192));
-        let plan = service::plan(&desired.service, &topology, &[nodes - 1]).unwrap();
-        let line = XenLine::wanted(&desired.xen, &plan, &topology.node_numbers());
+        let plan =
+            service::plan(&desired.service, &topology, &[nodes - 1], &CpuSet::default()).unwrap();
+        let line = CommandLine::of_xen(&desired.xen, &plan, &topology.node_numbers());
         (desired.xen, line)
     }
 
@@ -227,26 +291,85 @@ mod tests {
         let (_, line) = lines("", 1);
         let text = "console=vga,com1 com1=115200,8n1 dom0_mem=1024M,max:1024M dom0_max_vcpus=1 dom0_vcpus_pin";
         assert_eq!(line.to_string(), text);
-        assert_eq!(XenLine::parse(text), line);
+        assert_eq!(CommandLine::parse(text), line);
         let (_, line) = lines("[xen]\niommu = true\nsmt = false\nextra = [\"loglvl=all\"]", 2);
         assert!(line.to_string().ends_with("dom0_nodes=1 iommu=on smt=off loglvl=all"), "{line}");
     }
 
+    /// Why a node must be booted again, whose lines billet did or did not write.
+    fn reasons(xen: &str, linux: Option<&str>, ours: bool, desired: &str) -> Vec<String> {
+        let (wish, wanted) = lines(desired, 1);
+        Booted { xen, linux, ours }.differences(&wish, &wanted)
+    }
+
+    const MEMORY: &str = "[service]\nmemory = \"512MiB\"\n";
+
     #[test]
     fn a_difference_is_a_reason() {
-        let (wish, wanted) = lines("[service]\nmemory = \"512MiB\"", 1);
-        let same = XenLine::parse(
-            "console=com1 dom0_mem=512M,max:512M dom0_max_vcpus=1 dom0_vcpus_pin noreboot",
-        );
-        assert_eq!(same.differences(&wish, &wanted), Vec::<String>::new());
-        let other = XenLine::parse("dom0_mem=1G,max:1G dom0_max_vcpus=1-2 dom0_nodes=0");
+        let same = "console=com1 dom0_mem=512M,max:512M dom0_max_vcpus=1 dom0_vcpus_pin noreboot";
+        assert_eq!(reasons(same, Some("ro quiet"), false, MEMORY), [""; 0]);
+        let other = "dom0_mem=1G,max:1G dom0_max_vcpus=1-2 dom0_nodes=0";
         assert_eq!(
-            other.differences(&wish, &wanted),
+            reasons(other, None, false, MEMORY),
             [
                 "Xen was booted with dom0_mem=1G,max:1G, dom0_mem=512M,max:512M is wanted",
                 "Xen was booted with dom0_max_vcpus=1-2, dom0_max_vcpus=1 is wanted",
                 "Xen was booted without dom0_vcpus_pin",
                 "Xen was booted with dom0_nodes=0, which is not wanted",
+            ]
+        );
+        let linux = format!("{MEMORY}[xen]\nlinux = [\"a=1\"]");
+        assert_eq!(
+            reasons(same, Some("ro quiet"), false, &linux),
+            ["Linux was booted without a=1"]
+        );
+    }
+
+    /// A node that was booted as one text says has a reason to be booted again exactly when the
+    /// lines of another differ.
+    #[test]
+    fn every_change_of_a_line_is_a_reason() {
+        let texts = [
+            "",
+            MEMORY,
+            "[service]\ncpus = 2",
+            "[service]\ndedicate = \"none\"",
+            "[service]\nplace = \"3\"",
+            "[xen]\niommu = true",
+            "[xen]\niommu = false",
+            "[xen]\nsmt = false",
+            "[xen]\nconsole = [\"com1\"]",
+            "[xen]\nconsole = [\"com1\", \"vga\"]",
+            "[xen]\ncom1 = \"38400,8n1\"",
+            "[xen]\nextra = [\"loglvl=all\"]",
+            "[xen]\nextra = [\"loglvl=all\", \"loglvl=error\"]",
+            "[xen]\nextra = [\"loglvl=error\", \"loglvl=all\"]",
+            "[xen]\nextra = [\"iommu=verbose\"]",
+            "[xen]\nlinux = [\"a=1\"]",
+            "[xen]\nlinux = [\"a=2\"]",
+            "[xen]\nlinux = [\"console=tty1\"]",
+        ];
+        for booted in texts {
+            let (wish, line) = lines(booted, 1);
+            let xen = format!("{line} vga=current");
+            let linux = format!("root=UUID=0 rw {}", CommandLine::of_linux(&wish));
+            for desired in texts {
+                let (wanted, now) = lines(desired, 1);
+                let same = fragment(&line, &wish) == fragment(&now, &wanted);
+                let reasons = reasons(&xen, Some(&linux), true, desired);
+                assert_eq!(reasons.is_empty(), same, "{booted:?} -> {desired:?}: {reasons:?}");
+            }
+        }
+        let (xen, linux) = (
+            "console=vga,com1 com1=115200,8n1 dom0_mem=1024M,max:1024M \
+                             dom0_max_vcpus=1 dom0_vcpus_pin iommu=on vga=current",
+            "root=UUID=0 rw quiet panic=30 console=tty0 console=hvc0 a=1",
+        );
+        assert_eq!(
+            reasons(xen, Some(linux), true, ""),
+            [
+                "Xen was booted with iommu=on, which is not wanted",
+                "Linux was booted with a=1, which is not wanted",
             ]
         );
     }

@@ -7,7 +7,7 @@ use crate::{
     irq::Irqs,
     link::Links,
     list::{Domain, Ending},
-    pci::{PciAddress, PciDevice},
+    pci::{self, PciAddress, PciDevice},
     pool::Pool,
     slice::Held,
     sriov::Sriov,
@@ -31,6 +31,8 @@ pub struct Host {
     pub sriov: Sriov,
     /// VFs that slices have, as the agent remembers.
     pub held: Vec<Held>,
+    /// The command line that the service domain's Linux was booted with, where it is known.
+    pub command_line: Option<String>,
     /// What the seed partition says of the next boot (`billet/xen.cfg`), where it can be read.
     pub fragment: Option<String>,
     /// Guests whose memory is in a file.
@@ -52,19 +54,13 @@ pub struct Ended {
 }
 
 impl Host {
-    /// NUMA nodes of NICs and HCAs, those with the most of them first. VFs do not count: the service
-    /// domain must not move because a card was cut.
+    /// NUMA nodes of NICs and HCAs ([`pci::near`]). VFs do not count: the service domain must not
+    /// move because a card was cut.
     pub fn near(&self) -> Vec<u32> {
         let vfs = || self.sriov.pfs.iter().flat_map(|pf| &pf.vfs);
         let is_vf = |address: &PciAddress| vfs().any(|vf| vf.address == *address);
-        let network = self.pci.iter().filter(|it| it.is_network() && !is_vf(&it.address));
-        let nodes: Vec<u32> = network.filter_map(|device| device.node).collect();
-        let mut order = nodes.clone();
-        order.sort_unstable();
-        order.dedup();
-        let count = |node: &u32| nodes.iter().filter(|other| *other == node).count();
-        order.sort_by_key(|node| std::cmp::Reverse(count(node)));
-        order
+        let whole = self.pci.iter().filter(|device| !is_vf(&device.address));
+        pci::near(whole.map(|device| (device.class.as_str(), device.node)))
     }
 }
 

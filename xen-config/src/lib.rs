@@ -51,7 +51,7 @@ pub mod topology;
 pub mod vlan;
 pub mod xl;
 
-pub use boot::XenLine;
+pub use boot::CommandLine;
 pub use cpus::CpuSet;
 pub use desired::Desired;
 pub use domain::Guest;

@@ -1,6 +1,6 @@
 //! PCI functions: their addresses, and what a node has of them.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,11 +29,18 @@ pub struct PciDevice {
     pub node: Option<u32>,
 }
 
-impl PciDevice {
-    /// Whether it is a NIC or an HCA: what the service domain works for.
-    pub fn is_network(&self) -> bool {
-        self.class.starts_with("02") || self.class.starts_with("0c06")
+/// The NUMA nodes of NICs and HCAs, for which the service domain works, among functions of which class
+/// and node are told: the node with the most of them first, of equals the lower number.
+pub fn near<'a>(functions: impl IntoIterator<Item = (&'a str, Option<u32>)>) -> Vec<u32> {
+    let is_network = |class: &str| class.starts_with("02") || class.starts_with("0c06");
+    let network = functions.into_iter().filter(|(class, _)| is_network(class));
+    let mut count: BTreeMap<u32, usize> = BTreeMap::new();
+    for node in network.filter_map(|(_, node)| node) {
+        *count.entry(node).or_default() += 1;
     }
+    let mut order: Vec<u32> = count.keys().copied().collect();
+    order.sort_by_key(|node| std::cmp::Reverse(count.get(node)));
+    order
 }
 
 impl PciAddress {
@@ -97,6 +104,19 @@ impl fmt::Display for PciAddress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_node_with_most_nics_is_nearest() {
+        let functions = [
+            ("020000", Some(2)),
+            ("010802", Some(0)),
+            ("0c0600", Some(1)),
+            ("020700", Some(1)),
+            ("020000", None),
+            ("020000", Some(0)),
+        ];
+        assert_eq!(near(functions), [1, 0, 2]);
+    }
 
     #[test]
     fn the_domain_may_be_left_out() {

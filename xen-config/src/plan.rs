@@ -5,13 +5,15 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CpuSet, Desired, Guest, Host, Refusal, Refusals, Xen, XenLine, boot, fit,
+    CommandLine, CpuSet, Desired, Guest, Host, Refusal, Refusals, Topology, Xen,
+    boot::{self, Booted},
+    fit,
     guest_plan::{self, Site},
     guest_step::GuestStep,
     irq::{self, IrqStep},
     link_plan,
     link_step::LinkStep,
-    pool::{self, PoolStep},
+    pool::{self, Pool, PoolStep},
     pool_plan,
     service::{self, Dedicate, ServicePlan},
     slice_place::SliceSite,
@@ -100,10 +102,11 @@ pub fn plan(desired: &Desired, host: &Host) -> Result<Plan, Refusals> {
     };
     let service = service(desired, host).map_err(|refusal| Refusals(vec![refusal]))?;
     let ours = ours(desired, host, xen);
-    let pools = pool_plan::plan(xen, &service, &ours).unwrap_or_else(|refusal| {
-        refusals.push(refusal);
-        Vec::new()
-    });
+    let Pools { service, steps: pools, notes } = pools(desired, xen, &service, &ours)
+        .unwrap_or_else(|refusal| {
+            refusals.push(refusal);
+            Pools { service, steps: Vec::new(), notes: Vec::new() }
+        });
     let mut after = xen.clone();
     pools.iter().for_each(|step| after.after(step));
     let slices = slices(desired, host, Some(&service), &mut refusals);
@@ -116,7 +119,7 @@ pub fn plan(desired: &Desired, host: &Host) -> Result<Plan, Refusals> {
         return Err(Refusals(refusals));
     }
     let guests = guest_plan::plan(&with_slices(&desired.guests, &slices), site);
-    let notes = guests.notes.into_iter().chain(slices.notes.iter().cloned()).collect();
+    let notes = notes.into_iter().chain(guests.notes).chain(slices.notes.iter().cloned()).collect();
     let mut plan = Plan { steps: guests.stops, reboot: Vec::new(), notes };
     plan.steps.extend(links);
     plan.steps.extend(pools.into_iter().map(Step::Pool));
@@ -156,8 +159,61 @@ fn with_slices(guests: &[Guest], slices: &SlicePlan) -> Vec<Guest> {
 /// # Errors
 /// A wish that the machine cannot fulfil.
 pub fn service(desired: &Desired, host: &Host) -> Result<ServicePlan, Refusal> {
-    let topology = host.xen.as_ref().map(|xen| xen.topology.clone()).unwrap_or_default();
-    service::plan(&desired.service, &topology, &host.near())
+    let Some(xen) = &host.xen else {
+        let (topology, nobody) = (Topology::default(), CpuSet::default());
+        return service::plan(&desired.service, &topology, &host.near(), &nobody);
+    };
+    if let Some(place) = &desired.service.place {
+        let home = pool::home(xen);
+        let shared = |pool: &&Pool| pool.is_foreign(&home) && !pool.cpus.and(place).is_empty();
+        if let Some(pool) = xen.pools.iter().find(shared) {
+            let (pool, cpus) = (pool.name.clone(), pool.cpus.and(place));
+            return Err(Refusal::ForeignPool { pool, cpus, home });
+        }
+    }
+    service::plan(&desired.service, &xen.topology, &host.near(), &xen.taken())
+}
+
+/// The way to who runs where.
+struct Pools {
+    service: ServicePlan,
+    steps: Vec<PoolStep>,
+    notes: Vec<String>,
+}
+
+/// The steps to `service`. Where the guests' pool cannot be and was not asked for, hard affinity
+/// keeps them off, and that is said.
+fn pools(
+    desired: &Desired,
+    xen: &Xen,
+    service: &ServicePlan,
+    ours: &[String],
+) -> Result<Pools, Refusal> {
+    let home = pool::home(xen);
+    let foreign = xen.pools.iter().filter(|it| it.is_foreign(&home) && !it.cpus.is_empty());
+    let mut notes: Vec<String> = foreign
+        .map(|pool| {
+            format!(
+                "CPUs {} are left to pool {}, which is not billet's: to have them, put them into {home}",
+                pool.cpus, pool.name
+            )
+        })
+        .collect();
+    let refusal = match pool_plan::plan(xen, service, ours) {
+        Ok(steps) => return Ok(Pools { service: service.clone(), steps, notes }),
+        Err(refusal) => refusal,
+    };
+    let asked = desired.service.dedicate.is_some();
+    if asked || !matches!(refusal, Refusal::Scheduler { .. } | Refusal::ForeignPin { .. }) {
+        return Err(refusal);
+    }
+    let service = ServicePlan { dedicate: Dedicate::Affinity, ..service.clone() };
+    let steps = pool_plan::plan(xen, &service, ours)?;
+    notes.push(format!(
+        "guests have no pool, but hard affinity keeps billet's on CPUs {}: {refusal}",
+        service.guests
+    ));
+    Ok(Pools { service, steps, notes })
 }
 
 /// Names of the domains that billet may move: those that it made, and those it is told to own.
@@ -187,9 +243,13 @@ impl Plan {
 
     fn boot(&mut self, desired: &Desired, host: &Host, service: &ServicePlan, xen: &Xen) {
         let nodes = xen.topology.node_numbers();
-        let wanted = XenLine::wanted(&desired.xen, service, &nodes);
-        let had = XenLine::parse(&xen.command_line);
-        self.reboot = had.differences(&desired.xen, &wanted);
+        let wanted = CommandLine::of_xen(&desired.xen, service, &nodes);
+        let booted = Booted {
+            xen: &xen.command_line,
+            linux: host.command_line.as_deref(),
+            ours: host.fragment.is_some(),
+        };
+        self.reboot = booted.differences(&desired.xen, &wanted);
         let text = boot::fragment(&wanted, &desired.xen);
         if host.fragment.as_ref().is_some_and(|had| *had != text) {
             self.steps.push(Step::Fragment { text });
@@ -200,7 +260,9 @@ impl Plan {
     fn strangers(&mut self, service: &ServicePlan, xen: &Xen, ours: &[String]) {
         let home = pool::home(xen);
         let strange = |domain: &&crate::list::Domain| {
-            domain.id != 0 && domain.pool == home && !ours.contains(&domain.name)
+            let apart = |hard: &CpuSet| hard.and(&service.service).is_empty();
+            let kept_off = domain.vcpus.iter().all(|vcpu| vcpu.hard.as_ref().is_some_and(apart));
+            domain.id != 0 && domain.pool == home && !ours.contains(&domain.name) && !kept_off
         };
         if service.dedicate == Dedicate::None {
             return;

@@ -96,6 +96,9 @@ impl fmt::Display for PoolStep {
 /// The pool that guests get.
 pub const GUESTS: &str = "guests";
 
+/// The scheduler of that pool.
+pub const SCHEDULER: &str = "credit2";
+
 /// The name of the domain that is the service domain.
 pub const SERVICE: &str = "Domain-0";
 
@@ -130,6 +133,13 @@ pub fn parse(list: &str, cpus: &str) -> Result<Vec<Pool>, PoolError> {
     Ok(pools)
 }
 
+impl Pool {
+    /// Whether it is neither the service domain's, `home`, nor the one that billet gives to guests.
+    pub fn is_foreign(&self, home: &str) -> bool {
+        self.name != home && (self.name != GUESTS || self.scheduler != SCHEDULER)
+    }
+}
+
 /// The service domain's pool, whatever its name.
 pub fn home(xen: &Xen) -> String {
     let service = xen.domains.iter().find(|domain| domain.id == 0);
@@ -140,6 +150,13 @@ impl Xen {
     /// The pool of this name.
     pub fn pool(&self, name: &str) -> Option<&Pool> {
         self.pools.iter().find(|pool| pool.name == name)
+    }
+
+    /// CPUs in pools of somebody else, which billet leaves alone.
+    pub fn taken(&self) -> CpuSet {
+        let home = home(self);
+        let foreign = self.pools.iter().filter(|pool| pool.is_foreign(&home));
+        foreign.fold(CpuSet::default(), |all, pool| all.or(&pool.cpus))
     }
 
     /// CPUs that are in some pool.
@@ -153,7 +170,7 @@ impl Xen {
             PoolStep::Remove { pool, cpus } => self.repool(pool, |had| had.without(cpus)),
             PoolStep::Add { pool, cpus } => self.repool(pool, |had| had.or(cpus)),
             PoolStep::Create { pool, cpus } => {
-                let (name, scheduler) = (pool.clone(), "credit2".to_owned());
+                let (name, scheduler) = (pool.clone(), SCHEDULER.to_owned());
                 self.pools.push(Pool { name, scheduler, cpus: cpus.clone() });
             }
             PoolStep::Migrate { domain, pool } => {

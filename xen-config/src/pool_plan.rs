@@ -3,7 +3,7 @@
 use crate::{
     CpuSet, Refusal, Size, Xen,
     list::Domain,
-    pool::{self, GUESTS, PoolStep, SERVICE},
+    pool::{self, GUESTS, Pool, PoolStep, SERVICE},
     service::{Dedicate, ServicePlan},
 };
 
@@ -14,22 +14,33 @@ use crate::{
 /// keep some, then domains, then pins come back. No pool is ever destroyed: Xen was seen to
 /// panic after that, and an empty pool costs nothing.
 ///
+/// Pools of somebody else, and their CPUs, are left alone.
+///
 /// # Errors
-/// A pool of somebody else that is in the way.
+/// A pool or a domain of somebody else that is in the way.
 pub fn plan(xen: &Xen, service: &ServicePlan, ours: &[String]) -> Result<Vec<PoolStep>, Refusal> {
-    let home = pool::home(xen);
+    let (home, taken) = (pool::home(xen), xen.taken());
     let wanted = |pool: &str| match service.dedicate {
         Dedicate::Pool if pool == home => service.service.clone(),
         Dedicate::Pool => service.guests.clone(),
         _ if pool == home => service.service.or(&service.guests),
         _ => CpuSet::default(),
     };
-    check(xen, &home, service.dedicate)?;
-    let mut moves = Moves { xen: xen.clone(), steps: Vec::new() };
+    let foreign = |pool: &&Pool| pool.is_foreign(&home);
+    if let Some(pool) = xen.pools.iter().filter(foreign).find(|pool| pool.name == GUESTS)
+        && service.dedicate == Dedicate::Pool
+    {
+        let (pool, scheduler) = (pool.name.clone(), pool.scheduler.clone());
+        return Err(Refusal::Scheduler { pool, scheduler });
+    }
+    let mut xen = xen.clone();
+    xen.topology.cpus.retain(|cpu| !taken.contains(cpu.cpu));
+    xen.pools.retain(|pool| !foreign(&pool));
+    let mut moves = Moves { xen, steps: Vec::new() };
     moves.vcpus(service);
     moves.memory(service);
-    let settled = xen.pools.iter().all(|pool| pool.cpus == wanted(&pool.name))
-        && (service.dedicate != Dedicate::Pool || xen.pool(GUESTS).is_some());
+    let settled = moves.xen.pools.iter().all(|pool| pool.cpus == wanted(&pool.name))
+        && (service.dedicate != Dedicate::Pool || moves.xen.pool(GUESTS).is_some());
     if !settled {
         moves.foreign(ours, &wanted)?;
         moves.unpin(ours, &home, &wanted);
@@ -48,20 +59,6 @@ pub fn plan(xen: &Xen, service: &ServicePlan, ours: &[String]) -> Result<Vec<Poo
     }
     moves.pin(service);
     Ok(moves.steps)
-}
-
-fn check(xen: &Xen, home: &str, dedicate: Dedicate) -> Result<(), Refusal> {
-    for pool in &xen.pools {
-        if pool.name != home && pool.name != GUESTS && !pool.cpus.is_empty() {
-            let (pool, cpus) = (pool.name.clone(), pool.cpus.clone());
-            return Err(Refusal::ForeignPool { pool, cpus, home: home.to_owned() });
-        }
-        if pool.name == GUESTS && pool.scheduler != "credit2" && dedicate == Dedicate::Pool {
-            let (pool, scheduler) = (pool.name.clone(), pool.scheduler.clone());
-            return Err(Refusal::Scheduler { pool, scheduler });
-        }
-    }
-    Ok(())
 }
 
 /// Facts that follow the steps as they are planned.
@@ -97,9 +94,13 @@ impl Moves {
         }
     }
 
-    /// Refuses when a domain of somebody else is pinned to CPUs that its pool is to lose.
+    /// Refuses when a domain of somebody else is pinned to CPUs that its pool is to lose. Those in
+    /// other people's pools are in nobody's way.
     fn foreign(&self, ours: &[String], wanted: &impl Fn(&str) -> CpuSet) -> Result<(), Refusal> {
-        for domain in self.xen.domains.iter().filter(|it| it.id != 0 && !ours.contains(&it.name)) {
+        let theirs = |it: &&Domain| {
+            it.id != 0 && !ours.contains(&it.name) && self.xen.pool(&it.pool).is_some()
+        };
+        for domain in self.xen.domains.iter().filter(theirs) {
             let pins = domain.vcpus.iter().filter_map(|vcpu| vcpu.hard.as_ref());
             if let Some(pin) =
                 pins.into_iter().find(|pin| pin.and(&wanted(&domain.pool)).is_empty())

@@ -84,9 +84,9 @@ pub enum Refusal {
         /// What there is.
         machine: Size,
     },
-    /// A pool of guests that another scheduler has.
+    /// A pool of somebody else that has the name of the guests'.
     #[error(
-        "pool {pool} has the scheduler {scheduler}: credit2 is supported; boot Xen with sched=credit2 or dedicate = \"affinity\""
+        "pool {pool} has the scheduler {scheduler}, and billet's of that name has credit2: rename that pool, or dedicate = \"affinity\""
     )]
     Scheduler {
         /// The pool.
@@ -95,18 +95,20 @@ pub enum Refusal {
         scheduler: String,
     },
     /// CPUs in a pool of somebody else.
-    #[error("CPUs {cpus} are in pool {pool}, which is not billet's: put them into {home}")]
+    #[error(
+        "CPUs {cpus} asked for the service domain are in pool {pool}, which is not billet's: put them into {home}, or ask for others"
+    )]
     ForeignPool {
         /// The pool.
         pool: String,
-        /// What of it is needed.
+        /// What of it is asked for.
         cpus: CpuSet,
         /// The service domain's pool.
         home: String,
     },
     /// A domain of somebody else that holds CPUs back.
     #[error(
-        "domain {domain}, which is not billet's, is pinned to CPUs {cpus}, which its pool is to lose: unpin it, or name it with own = true"
+        "domain {domain}, which is not billet's, is pinned to CPUs {cpus}, which its pool is to lose: unpin it, name it with own = true, or dedicate = \"affinity\""
     )]
     ForeignPin {
         /// The domain.

@@ -75,14 +75,21 @@ impl ServicePlan {
 }
 
 /// Who runs where on a machine like `topology`, whose NICs and HCAs are on the NUMA nodes
-/// `near`, the most important first.
+/// `near`, the most important first, and of which somebody else has the CPUs `taken`.
 ///
 /// # Errors
 /// A wish that the machine cannot fulfil, with what it could.
-pub fn plan(wish: &ServiceWish, topology: &Topology, near: &[u32]) -> Result<ServicePlan, Refusal> {
-    let all = topology.all();
+pub fn plan(
+    wish: &ServiceWish,
+    topology: &Topology,
+    near: &[u32],
+    taken: &CpuSet,
+) -> Result<ServicePlan, Refusal> {
+    let all = topology.all().without(taken);
     let order = node_order(topology, near);
-    let cores: Vec<CpuSet> = order.iter().flat_map(|node| topology.cores(*node)).collect();
+    let cores = order.iter().flat_map(|node| topology.cores(*node));
+    let cores: Vec<CpuSet> =
+        cores.map(|core| core.without(taken)).filter(|core| !core.is_empty()).collect();
     let dedicate = match wish.dedicate {
         Some(asked) if asked != Dedicate::None && cores.len() < 2 => {
             return Err(Refusal::OneCore { cpus: all.len() as u32 });
@@ -93,7 +100,7 @@ pub fn plan(wish: &ServiceWish, topology: &Topology, near: &[u32]) -> Result<Ser
     };
     let service = match &wish.place {
         Some(place) => placed(wish, place, &all, &cores, dedicate)?,
-        None => chosen(wish, &cores, dedicate)?,
+        None => chosen(wish, topology.cpus.len() as u32, &cores, dedicate)?,
     };
     let guests = if dedicate == Dedicate::None { all } else { all.without(&service) };
     let home = topology.cpus.iter().filter(|cpu| service.contains(cpu.cpu));
@@ -143,13 +150,18 @@ fn placed(
 
 const SERVICE: &str = "the service domain";
 
-/// The first whole cores of `cores`, as many as are asked for or as the rule says.
-fn chosen(wish: &ServiceWish, cores: &[CpuSet], dedicate: Dedicate) -> Result<CpuSet, Refusal> {
-    let machine: u32 = cores.iter().map(|core| core.len() as u32).sum();
-    let asked = wish.cpus.unwrap_or_else(|| (machine / 8).max(1));
+/// The first whole cores of `cores`, as many as are asked for or as the rule says of the whole
+/// machine.
+fn chosen(
+    wish: &ServiceWish,
+    machine: u32,
+    cores: &[CpuSet],
+    dedicate: Dedicate,
+) -> Result<CpuSet, Refusal> {
     let leave = if dedicate == Dedicate::None { 0 } else { 1 };
     let most: u32 =
         cores.iter().take(cores.len().saturating_sub(leave)).map(|core| core.len() as u32).sum();
+    let asked = wish.cpus.unwrap_or_else(|| (machine / 8).min(most).max(1));
     if asked == 0 || wish.cpus.is_some() && asked > most {
         return Err(Refusal::ServiceCpus { asked, machine, most });
     }
@@ -190,6 +202,10 @@ mod tests {
 
     use super::*;
 
+    fn nobody() -> CpuSet {
+        CpuSet::default()
+    }
+
     fn wish(cpus: u32) -> ServiceWish {
         ServiceWish { cpus: Some(cpus), ..ServiceWish::default() }
     }
@@ -208,7 +224,8 @@ mod tests {
             (24, 2, "0-3"),
             (64, 2, "0-7"),
         ] {
-            let plan = plan(&ServiceWish::default(), &machine(cpus, threads, 1), &[]).unwrap();
+            let plan =
+                plan(&ServiceWish::default(), &machine(cpus, threads, 1), &[], &nobody()).unwrap();
             assert_eq!(plan.service.to_string(), service, "{cpus}");
             assert_eq!(plan.service.len() + plan.guests.len(), cpus as usize);
         }
@@ -216,7 +233,7 @@ mod tests {
 
     #[test]
     fn the_node_of_the_nic_comes_first() {
-        let plan = plan(&wish(2), &machine(8, 1, 2), &[1]).unwrap();
+        let plan = plan(&wish(2), &machine(8, 1, 2), &[1], &nobody()).unwrap();
         assert_eq!((plan.service.to_string(), plan.nodes.to_string()), ("4-5".into(), "1".into()));
     }
 
@@ -224,7 +241,7 @@ mod tests {
     fn a_refusal_says_what_would_fit() {
         let four = machine(4, 1, 1);
         fn said(wish: &ServiceWish, machine: &Topology) -> String {
-            plan(wish, machine, &[]).unwrap_err().to_string()
+            plan(wish, machine, &[], &nobody()).unwrap_err().to_string()
         }
         assert_eq!(
             said(&wish(5), &four),
@@ -244,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_single_core_is_shared() {
-        let plan = plan(&ServiceWish::default(), &machine(1, 1, 1), &[]).unwrap();
+        let plan = plan(&ServiceWish::default(), &machine(1, 1, 1), &[], &nobody()).unwrap();
         assert_eq!(plan.dedicate, Dedicate::None);
         assert_eq!(plan.guests, CpuSet::one(0));
     }
@@ -254,13 +271,15 @@ mod tests {
         fn nobody_is_left_without(
             cores in 1_u32..40, threads in 1_u32..3, nodes in 1_u32..5,
             near in proptest::collection::vec(0_u32..6, 0..3), asked in proptest::option::of(0_u32..90),
+            taken in proptest::collection::btree_set(1_u32..40, 0..9),
         ) {
+            let taken: CpuSet = taken.into_iter().collect();
             let topology = machine(cores * threads, threads, nodes);
             let wish = ServiceWish { cpus: asked, ..ServiceWish::default() };
-            if let Ok(plan) = plan(&wish, &topology, &near) {
+            if let Ok(plan) = plan(&wish, &topology, &near, &taken) {
                 prop_assert!(!plan.service.is_empty() && !plan.guests.is_empty());
                 prop_assert!(plan.dedicate == Dedicate::None || plan.service.and(&plan.guests).is_empty());
-                prop_assert_eq!(plan.service.or(&plan.guests), topology.all());
+                prop_assert_eq!(plan.service.or(&plan.guests), topology.all().without(&taken));
                 prop_assert!(asked.is_none_or(|asked| asked == plan.count()));
             }
         }

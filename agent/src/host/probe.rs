@@ -1,13 +1,13 @@
 //! Everything that there is to know of the node, once, as plain data.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result};
 use xen_config::{
     Host, Name, Topology, Xen,
     list::{self, Domain},
     pci::{PciAddress, PciDevice},
-    pool,
+    pool, topology,
 };
 
 use super::{endings::Endings, folder::Folder, fragment, guest, network, slice::Memory, sriov};
@@ -34,9 +34,16 @@ impl Probe {
         let xl = Xl::at(&self.root);
         let live = self.root == Path::new("/");
         let links = network::probe(&self.root).context("probing the network")?;
-        let mut xen = xl.is_there(&sysfs).then(|| xen(&xl)).transpose()?;
+        let info =
+            xl.is_there(&sysfs).then(|| xl.ask("info-n", &["xl", "info", "-n"])).transpose()?;
+        let nodes = info.as_deref().map(topology::devices).unwrap_or_default();
+        let mut xen = info.map(|info| xen(&xl, &info)).transpose()?;
         for domain in xen.iter_mut().flat_map(|xen| &mut xen.domains) {
             vlans(domain, &links);
+        }
+        let mut sriov = sriov::probe(&self.root).context("probing VFs")?;
+        for pf in &mut sriov.pfs {
+            pf.node = nodes.get(&pf.address).copied().or(pf.node);
         }
         let seed = fragment::partition().filter(|_| live);
         Ok(Host {
@@ -44,9 +51,10 @@ impl Probe {
             irqs: xen.as_ref().map(|_| irq::probe(&sysfs)).unwrap_or_default(),
             xen,
             links,
-            pci: pci(&sysfs),
-            sriov: sriov::probe(&self.root).context("probing VFs")?,
+            pci: pci(&sysfs, &nodes),
+            sriov,
             held: self.folder.as_ref().map(Memory::read).transpose()?.unwrap_or_default().held(),
+            command_line: sysfs.text("proc/cmdline"),
             fragment: seed.and_then(|seed| fragment::read(&seed).ok()),
             saved: self.folder.iter().flat_map(saved).collect(),
             ended: endings.map(Endings::facts).unwrap_or_default(),
@@ -55,8 +63,7 @@ impl Probe {
 }
 
 /// The hypervisor and its domains.
-fn xen(xl: &Xl) -> Result<Xen> {
-    let info = xl.ask("info-n", &["xl", "info", "-n"])?;
+fn xen(xl: &Xl, info: &str) -> Result<Xen> {
     let of = |key: &str| {
         let line =
             info.lines().find_map(|line| line.strip_prefix(key)?.trim_start().strip_prefix(':'));
@@ -69,7 +76,7 @@ fn xen(xl: &Xl) -> Result<Xen> {
     Ok(Xen {
         version: of("xen_version"),
         command_line: of("xen_commandline"),
-        topology: Topology::parse(&info),
+        topology: Topology::parse(info),
         pools: pool::parse(&pools, &pool_cpus)?,
         domains: domains(xl)?,
         assignable: functions.lines().filter_map(|line| line.trim().parse().ok()).collect(),
@@ -116,18 +123,19 @@ fn vlans(domain: &mut Domain, links: &xen_config::link::Links) {
     }
 }
 
-fn pci(sysfs: &Sysfs) -> Vec<PciDevice> {
+/// PCI functions; Xen's word for their NUMA `nodes` counts, where it has one.
+fn pci(sysfs: &Sysfs, nodes: &BTreeMap<PciAddress, u32>) -> Vec<PciDevice> {
     let folder = "sys/bus/pci/devices";
     let device = |name: &String| {
         let at = |attribute: &str| format!("{folder}/{name}/{attribute}");
         let class = sysfs.text(at("class")).unwrap_or_default();
         let address: PciAddress = name.parse().ok()?;
         Some(PciDevice {
-            address,
             class: class.trim_start_matches("0x").to_owned(),
             driver: sysfs.link(at("driver")),
-            // -1 where the firmware does not say.
-            node: sysfs.value(at("numa_node")),
+            // -1 where the firmware does not say, and always in a PV domain.
+            node: nodes.get(&address).copied().or_else(|| sysfs.value(at("numa_node"))),
+            address,
         })
     };
     sysfs.list(folder).iter().filter_map(device).collect()

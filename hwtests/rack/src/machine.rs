@@ -65,6 +65,7 @@ pub(crate) fn command(spec: &NodeSpec, parts: &Parts) -> Result<Command> {
     line.option("-mon", "chardev=qmp0,mode=control");
     firmware(&mut line, spec, parts)?;
     network(&mut line, spec, parts);
+    far_nic(&mut line, spec);
     disks(&mut line, spec, parts);
     if let Some(direct) = &spec.kernel {
         line.0.extend(["-kernel".into(), direct.kernel.clone().into_os_string()]);
@@ -167,6 +168,15 @@ fn network(line: &mut Line, spec: &NodeSpec, parts: &Parts) {
 /// The address of a card that can be cut into VFs, beside the first card's.
 fn vf_card_mac(mac: &str, card: u32) -> String {
     mac.replacen(":77:", &format!(":{:02x}:", 0x80 + card), 1)
+}
+
+/// A card behind a host bridge of its own, which the firmware's tables put on the last NUMA node.
+fn far_nic(line: &mut Line, spec: &NodeSpec) {
+    let Some(nic) = spec.far_nic else { return };
+    let node = spec.numa.clamp(1, spec.cpus) - 1;
+    line.option("-device", &format!("pxb-pcie,id=far,bus=pcie.0,bus_nr=128,numa_node={node}"));
+    line.option("-device", "pcie-root-port,id=far0,bus=far,chassis=9");
+    line.option("-device", &format!("{},bus=far0,romfile=", nic.device()));
 }
 
 fn disks(line: &mut Line, spec: &NodeSpec, parts: &Parts) {

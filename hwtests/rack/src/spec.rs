@@ -39,6 +39,9 @@ pub struct NodeSpec {
     /// NUMA nodes, each a socket with its share of processors and memory.
     #[serde(default = "cpus")]
     pub numa: u32,
+    /// A second network card, in no network, that belongs to the last of them; UEFI machines only.
+    #[serde(default)]
+    pub far_nic: Option<NicModel>,
     /// Whether there is an IOMMU; the machine is a Q35 then.
     #[serde(default)]
     pub iommu: bool,
@@ -81,6 +84,7 @@ impl NodeSpec {
             cpus: cpus(),
             cpu: Cpu::default(),
             numa: cpus(),
+            far_nic: None,
             iommu: false,
             vf_cards: 0,
             boot_first: BootFirst::default(),
@@ -112,6 +116,12 @@ impl NodeSpec {
     /// The same with this many cards that can be cut into VFs.
     pub fn with_vf_cards(mut self, cards: u32) -> Self {
         self.vf_cards = cards;
+        self
+    }
+
+    /// The same with a second network card, in no network, on the last NUMA node.
+    pub fn with_far_nic(mut self, nic: NicModel) -> Self {
+        self.far_nic = Some(nic);
         self
     }
 

@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use rack::{
-    Firmware, NodeSpec, Part, guest,
+    Firmware, NicModel, Node, NodeSpec, Part, guest,
     stage::{self, Program, Stage, Story},
 };
 
@@ -28,9 +28,8 @@ fn main() -> ExitCode {
 }
 
 /// A blank machine becomes a Xen host that nothing is wrong with; tells what `xl info -n` says.
-fn deploy(stage: &Stage, spec: NodeSpec) -> Result<String> {
-    let node = stage.enrolled(spec)?;
-    let deployment = stage.deploy(&node, "dom0")?;
+fn deploy(stage: &Stage, node: &Node) -> Result<String> {
+    let deployment = stage.deploy(node, "dom0")?;
     let name = node.name();
     stage.done(&deployment, PATIENCE).with_context(|| format!("imaging {name}"))?;
     let script = "systemctl is-system-running --wait || \
@@ -46,8 +45,8 @@ fn ensure_says(said: &str, key: &str, wanted: &str) -> Result<()> {
 }
 
 fn bios(stage: &Stage) -> Result<()> {
-    let spec = NodeSpec::xen("xen-bios", Firmware::Bios);
-    let said = deploy(stage, spec)?;
+    let node = stage.enrolled(NodeSpec::xen("xen-bios", Firmware::Bios))?;
+    let said = deploy(stage, &node)?;
     ensure_says(&said, "xen_commandline", "dom0_mem=1024M,max:1024M")?;
     ensure_says(&said, "virt_caps", "pv hvm")?;
     seed_is_read(stage, "xen-bios")?;
@@ -60,13 +59,42 @@ fn bios(stage: &Stage) -> Result<()> {
     stage.server().ssh("xen-bios", turn, PATIENCE).context("turning over a guest's log").map(drop)
 }
 
+/// The NIC of one of two NUMA nodes decides where the service domain is, from the first start on;
+/// the agent finds Xen as it was told to start, and shapes pools and a bridge.
 fn uefi(stage: &Stage) -> Result<()> {
-    let spec = NodeSpec::xen("xen-uefi", Firmware::Uefi).with_cpus(2, 2);
-    let said = deploy(stage, spec)?;
+    let name = "xen-uefi";
+    let spec = NodeSpec::xen(name, Firmware::Uefi).with_cpus(2, 2).with_far_nic(NicModel::E1000e);
+    let node = stage.enrolled(spec)?;
+    let first = "[service]\nmemory = \"640MiB\"\n[xen]\niommu = false\n\
+                 extra = [\"loglvl=warning\"]\nlinux = [\"billet.test=uefi\"]\n";
+    let generation = stage.api().configure(name, first)?;
+    let said = deploy(stage, &node)?;
     ensure_says(&said, "nr_nodes", "2")?;
     ensure_says(&said, "nr_cpus", "2")?;
-    let firmware = stage.server().ssh("xen-uefi", "ls /sys/firmware/efi", PATIENCE)?;
-    ensure!(firmware.contains("config_table"), "no UEFI behind Xen: {firmware}");
+    let line = "dom0_mem=640M,max:640M dom0_max_vcpus=1 dom0_nodes=1 iommu=off loglvl=warning";
+    ensure_says(&said, "xen_commandline", line)?;
+    let status = stage.api().configured(name, generation, "applied", PATIENCE)?;
+    ensure!(status["reboot_needed"] == false, "it was booted as it should: {status}");
+    let ssh = |script: &str| stage.server().ssh(name, script, PATIENCE);
+    let pools = ssh("xl cpupool-list -c | tail -n +2 | tr -s ' \\n' ' '")?;
+    ensure!(pools.trim() == "Pool-0 1 guests 0", "pools are {pools}");
+    let card = ssh("ip -o route get 10.77.0.1 | sed 's/.* dev //; s/ .*//'")?;
+    let bridge = format!(
+        "{first}[network]\nmanagement = \"{0}\"\n[[network.bridge]]\nname = \"br0\"\n\
+         vlan_filtering = true\nports = [\"{0}\"]\n",
+        card.trim()
+    );
+    let generation = stage.api().configure(name, &bridge)?;
+    stage.api().configured(name, generation, "applied", PATIENCE).context("shaping a bridge")?;
+    let said = ssh("ls /sys/firmware/efi; cat /proc/cmdline; ip -4 -o addr show dev br0")?;
+    for wanted in ["config_table", "billet.test=uefi", "inet 10.77.0."] {
+        ensure!(said.contains(wanted), "no {wanted} in {said}");
+    }
+    // What goes is a reason to start again as what comes.
+    let generation = stage.api().configure(name, &bridge.replace("iommu = false\n", ""))?;
+    let status = stage.api().configured(name, generation, "applied", PATIENCE)?;
+    let reason = "Xen was booted with iommu=off, which is not wanted";
+    ensure!(status["reboot"][0] == reason, "no reason for a reboot: {status}");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The service domain keeps its CPUs to itself.
 
 use proptest::prelude::*;
-use xen_config::{CpuSet, pool::Pool};
+use xen_config::{CpuSet, list::Domain, pool::Pool};
 
 use crate::{
     model::{Node, domain, vcpus_of},
@@ -63,31 +63,109 @@ fn more_virtual_cpus_than_booted_need_a_reboot() {
     assert_eq!(plan.sentences()[0], "give the service domain 1 virtual CPUs");
 }
 
-#[test]
-fn a_pool_of_somebody_else_is_named() {
-    let mut node = Node::booted(4, 1, 1);
-    node.xen().pools[0].cpus = CpuSet::first(2);
-    let (name, scheduler) = ("rt".to_owned(), "rtds".to_owned());
-    node.xen().pools.push(Pool { name, scheduler, cpus: "2-3".parse().unwrap() });
-    assert!(refused(&node, "").contains("CPUs 2-3 are in pool rt"));
-    node.xen().pools[1].name = "guests".into();
-    assert!(refused(&node, "").contains("scheduler rtds"));
+/// Guests have CPUs, and nobody else's.
+const GUEST: &str = "[[guest]]\nname = \"a\"\nmemory = \"64MiB\"\nboot.loader = \"pygrub\"\n";
+
+/// Xen with the pool `name` of CPUs 2-3, which somebody made; a domain of theirs lives there.
+fn with_pool(cpus: u32, name: &str) -> Node {
+    let mut node = Node::booted(cpus, 1, 1);
+    let theirs: CpuSet = "2-3".parse().unwrap();
+    let xen = node.xen();
+    xen.pools[0].cpus = xen.pools[0].cpus.without(&theirs);
+    let (name, scheduler) = (name.to_owned(), "rtds".to_owned());
+    xen.pools.push(Pool { name: name.clone(), scheduler, cpus: theirs });
+    let mut stranger = Domain { pool: name, vcpus: vcpus_of(1), ..domain(1, "theirs", 100) };
+    stranger.vcpus[0].hard = Some(CpuSet::one(2));
+    xen.domains.push(stranger);
+    node
 }
 
 #[test]
-fn a_pinned_stranger_is_named_and_a_free_one_noted() {
+fn a_pool_of_somebody_else_is_left_alone() {
+    let mut node = with_pool(4, "rt");
+    let plan = settle(&mut node, GUEST);
+    let noted =
+        "CPUs 2-3 are left to pool rt, which is not billet's: to have them, put them into Pool-0";
+    assert_eq!(plan.notes, [noted]);
+    let pools: Vec<String> =
+        node.xen().pools.iter().map(|pool| format!("{} {}", pool.name, pool.cpus)).collect();
+    assert_eq!(pools, ["Pool-0 0", "rt 2-3", "guests 1"]);
+    let theirs = "CPUs 3 asked for the service domain are in pool rt";
+    assert!(refused(&node, "[service]\nplace = \"0,3\"").contains(theirs));
+    assert!(refused(&node, "[service]\ncpus = 2").contains("at most 1"));
+    // One CPU is left: nothing can be dedicated, and nothing is refused for that.
+    let mut node = with_pool(3, "rt");
+    node.xen().pools[0].cpus = CpuSet::one(0);
+    node.xen().pools[1].cpus = "1-2".parse().unwrap();
+    settle(&mut node, GUEST);
+}
+
+#[test]
+fn affinity_keeps_guests_off_where_their_pool_cannot_be() {
+    let mut node = with_pool(4, "guests");
+    let plan = settle(&mut node, GUEST);
+    assert!(plan.notes[1].starts_with("guests have no pool, but hard affinity keeps billet's on CPUs 1: pool guests has the scheduler rtds"), "{:?}", plan.notes);
+    let guest = node.domain("a");
+    assert_eq!((guest.pool.as_str(), guest.vcpus[0].hard.clone()), ("Pool-0", "1".parse().ok()));
+    assert_eq!(node.xen().pool("guests").unwrap().cpus, "2-3".parse().unwrap());
+    // What is asked for is done or refused, and what is advised is possible.
+    let pool = format!("[service]\ndedicate = \"pool\"\n{GUEST}");
+    assert!(refused(&node, &pool).contains("dedicate = \"affinity\""));
+    settle(&mut node, &pool.replace("pool", "affinity"));
+    settle(&mut node, &pool.replace("pool", "none"));
+}
+
+#[test]
+fn a_free_stranger_is_noted() {
     let mut node = Node::booted(4, 1, 1);
-    let mut stranger = domain(1, "theirs", 100);
-    stranger.vcpus = vcpus_of(1);
-    node.xen().domains.push(stranger);
+    node.xen().domains.push(Domain { vcpus: vcpus_of(1), ..domain(1, "theirs", 100) });
     let plan = settle(&mut node, "");
     assert!(plan.notes[0].contains("theirs is not billet's"), "{:?}", plan.notes);
+}
+
+#[test]
+fn a_pinned_stranger_stays_where_it_is() {
     let mut node = Node::booted(4, 1, 1);
-    let mut stranger = domain(1, "theirs", 100);
-    stranger.vcpus = vcpus_of(1);
+    let mut stranger = Domain { vcpus: vcpus_of(1), ..domain(1, "theirs", 100) };
     stranger.vcpus[0].hard = Some(CpuSet::one(3));
     node.xen().domains.push(stranger);
-    assert!(refused(&node, "").contains("theirs"));
+    let pool = format!("[service]\ndedicate = \"pool\"\n{GUEST}");
+    let said = refused(&node, &pool);
+    assert!(said.contains("domain theirs") && said.contains("dedicate = \"affinity\""), "{said}");
+    let plan = settle(&mut node, GUEST);
+    assert_eq!(plan.notes.len(), 1, "{:?}", plan.notes);
+    assert!(
+        plan.notes[0].contains("keeps billet's on CPUs 1-3: domain theirs"),
+        "{:?}",
+        plan.notes
+    );
+    assert_eq!(node.domain("a").vcpus[0].hard, "1-3".parse().ok());
+    // It goes, and the pool comes.
+    node.xen().domains.retain(|domain| domain.name != "theirs");
+    assert_eq!(settle(&mut node, GUEST).notes, [""; 0]);
+    assert_eq!(node.domain("a").pool, "guests");
+}
+
+#[test]
+fn what_the_booted_lines_have_too_much_is_a_reason() {
+    let mut node = Node::booted(4, 1, 1);
+    node.xen().command_line = "console=vga,com1 com1=115200,8n1 dom0_mem=1024M,max:1024M \
+                               dom0_max_vcpus=1 dom0_vcpus_pin iommu=on vga=current"
+        .into();
+    node.host.command_line =
+        Some("root=UUID=0 rw quiet panic=30 console=tty0 console=hvc0 a=1".into());
+    node.host.fragment = Some(String::new());
+    let wanted = "[xen]\niommu = true\nlinux = [\"a=1\"]";
+    let plan = settle(&mut node, wanted);
+    assert_eq!(plan.reboot, [""; 0]);
+    let plan = settle(&mut node, "");
+    let said = [
+        "Xen was booted with iommu=on, which is not wanted",
+        "Linux was booted with a=1, which is not wanted",
+    ];
+    assert_eq!(plan.reboot, said);
+    // It is said until the node is booted, not only when the line is written.
+    assert_eq!(settle(&mut node, "").reboot, said);
 }
 
 #[test]
