@@ -16,6 +16,7 @@ mod debian;
 pub mod diff;
 pub mod digest;
 pub mod disk;
+mod disk_error;
 mod edge;
 pub mod export;
 mod ext4;
