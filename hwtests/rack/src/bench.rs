@@ -12,6 +12,8 @@
 //! | `dom0-latency`: timers of a service domain beside a guest that burns CPUs | [`interference`] |
 //! | `net-first`, `net-again`: a dom0's network, made and found made | [`network`] |
 //! | `engine-whole`, `-used`, `-upgrade`, `-rebuilt`, `-same`: a disk becomes an image | [`engine`] |
+//! | `import`: a disk becomes an image in a store | [`import`] |
+//! | `serve-cpu`: what serving packs costs the server | [`serving`] |
 //! | `agent-size`, `ramdisk-size`, `server-rss` | [`size`] |
 
 use std::{
@@ -32,6 +34,7 @@ pub mod engine_target;
 pub mod engine_work;
 pub mod golden;
 pub mod handmade;
+pub mod import;
 pub mod interference;
 pub mod load;
 pub mod network;
@@ -39,6 +42,7 @@ pub mod ours;
 pub mod peers;
 pub mod rounds;
 pub mod row;
+pub mod serving;
 pub mod size;
 pub mod tftp;
 pub mod wire;
@@ -49,7 +53,7 @@ use row::{Row, Table};
 type Figure = (&'static str, fn(&Path) -> Result<Vec<Row>>);
 
 /// In the order in which they are run: the quick ones first.
-const FIGURES: [Figure; 15] = [
+const FIGURES: [Figure; 17] = [
     ("agent-size", size::agent),
     ("ramdisk-size", size::ramdisk),
     ("server-rss", size::server),
@@ -58,6 +62,8 @@ const FIGURES: [Figure; 15] = [
     ("tftp-100", tftp::hundred),
     ("dhcp", dhcp::run),
     ("dom0-latency", interference::run),
+    ("serve-cpu", serving::cpu),
+    ("import", import::run),
     ("engine-whole", engine::whole),
     ("engine-used", engine::used),
     ("engine-upgrade", engine::upgrade),
@@ -125,7 +131,7 @@ fn prepare(chosen: &[Figure], folder: &Path) -> Result<()> {
         interference::artefacts()?;
         peers::cyclictest()?;
     }
-    if has("engine") {
+    if has("engine") || has("import") || has("serve") {
         engine::prepare()?;
     }
     if has("net") {
