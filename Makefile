@@ -85,7 +85,7 @@ endif
 
 # Programs of stories, two at a time: most of a story one machine waits for one processor. The
 # long ones begin; what each printed is shown when it has ended.
-STORIES := host bare survival slices dom0 reproducible network firmware ordinary refusals proxy wire relay
+STORIES := host bare survival slices dom0 reproducible network firmware ordinary refusals proxy wire relay faults
 
 e2e: agent
 	cargo build --locked -p pxe
