@@ -8,7 +8,8 @@
 PACKAGES := attr build-essential busybox-static ca-certificates curl dnsmasq-base dosfstools dpkg-dev \
     debian-archive-keyring e2fsprogs fdisk gdisk ipxe ipxe-qemu iproute2 iputils-ping kmod minisign mmdebstrap mtools \
     openipmi openssh-client ovmf qemu-system-x86 qemu-utils skopeo strace tftp-hpa atftp uidmap umoci util-linux xz-utils zstd
-BENCH_PACKAGES := kea-dhcp4-server kea-admin casync nginx-light qemu-block-extra rsync
+BENCH_PACKAGES := kea-dhcp4-server kea-admin casync nginx-light qemu-block-extra rsync bmap-tools partclone \
+    udpcast zsync
 
 # Stories that take minutes and of which `make test` plays a shorter one.
 TORTURE := bios_seed_and_guests
@@ -84,7 +85,7 @@ endif
 
 # Programs of stories, two at a time: most of a story one machine waits for one processor. The
 # long ones begin; what each printed is shown when it has ended.
-STORIES := host bare survival bypass slices dom0 reproducible network firmware operator ram \
+STORIES := host bare survival bypass slices dom0 reproducible network firmware faults operator ram \
     ordinary refusals proxy wire relay program
 
 e2e: agent

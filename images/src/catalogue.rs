@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    Digest, Extent, Store,
+    Digest, Store,
     index::Location,
     manifest::MAX_CHUNK,
     pack::{Decoder, Source},
@@ -18,6 +18,7 @@ impl Store {
     /// that cannot be read: neither may spoil a new one.
     pub fn locations(&self) -> anyhow::Result<HashMap<Digest, Location>> {
         let mut locations = HashMap::new();
+        let packs: HashSet<Digest> = self.packs()?.into_iter().collect();
         for name in self.manifests()? {
             let read = || anyhow::Ok((self.manifest(&name)?, self.index(&name)?));
             let (manifest, index) = match read() {
@@ -27,14 +28,8 @@ impl Store {
                     continue;
                 }
             };
-            let there: HashSet<_> =
-                index.packs().iter().filter(|pack| self.pack_path(pack).exists()).collect();
-            let chunks = manifest.extents.iter().filter_map(|extent| match extent {
-                Extent::Chunk { name, .. } => Some(*name),
-                Extent::Zero(_) => None,
-            });
-            for (chunk, location) in chunks.zip(index.locations()) {
-                if there.contains(&location.pack) {
+            for ((_, _, chunk), location) in manifest.chunks().zip(index.locations()) {
+                if packs.contains(&location.pack) {
                     locations.entry(chunk).or_insert(location);
                 }
             }

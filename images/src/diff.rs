@@ -74,12 +74,8 @@ impl Diff {
 }
 
 fn weights((manifest, index): (&Manifest, &Index)) -> BTreeMap<Digest, Weight> {
-    let chunks = manifest.extents.iter().filter_map(|extent| match extent {
-        Extent::Chunk { size, name } => Some((*name, *size)),
-        Extent::Zero(_) => None,
-    });
-    let weights = chunks.zip(index.locations());
-    weights.map(|((name, size), at)| (name, Weight { size, packed: at.len })).collect()
+    let weights = manifest.chunks().zip(index.locations());
+    weights.map(|((_, size, name), at)| (name, Weight { size, packed: at.len })).collect()
 }
 
 impl Store {
@@ -96,7 +92,7 @@ mod tests {
     use proptest::{collection::vec, prelude::any, proptest};
 
     use super::*;
-    use crate::{index::Location, manifest::Header};
+    use crate::index::Location;
 
     /// A disk of chunks by number, 0 a block of zeros; chunk `n` has `n` blocks.
     fn image(numbers: &[u8]) -> (Manifest, Index) {
@@ -104,20 +100,11 @@ mod tests {
             0 => Extent::Zero(4096),
             n => Extent::Chunk { size: u32::from(*n) * 4096, name: Digest::of(&[*n]) },
         };
-        let extents: Vec<_> = numbers.iter().map(extent).collect();
-        let header = Header {
-            version: 1,
-            disk_size: extents.iter().map(Extent::size).sum(),
-            sector_size: 512,
-            extents: extents.len() as u64,
-            partitions: Vec::new(),
-            boot: None,
-            seed: None,
-        };
+        let extents = numbers.iter().map(extent).collect();
         let pack = Digest::of(b"pack");
         let places = numbers.iter().filter(|n| **n > 0);
         let places = places.map(|n| Location { pack, offset: 0, len: u32::from(*n) });
-        (Manifest { header, extents }, Index::new(places))
+        (Manifest::plain(extents), Index::new(places))
     }
 
     fn diff(first: &[u8], second: &[u8]) -> Diff {

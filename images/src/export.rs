@@ -17,9 +17,10 @@ use std::{
 use anyhow::Context;
 
 use crate::{
-    Digest, Extent, Manifest, Store,
+    Digest, Manifest, Store,
     file::{UNFINISHED, sync_folder},
     format::{Format, Unfit},
+    frames::Frames,
     index::Location,
     manifest::MAX_CHUNK,
     pack::Decoder,
@@ -96,11 +97,11 @@ pub fn export(
 }
 
 fn pieces(manifest: &Manifest, locations: impl Iterator<Item = Location>) -> Vec<Piece> {
-    let chunks = manifest.placed().filter_map(|(offset, extent)| match extent {
-        Extent::Chunk { size, name } => Some((offset, size, name)),
-        Extent::Zero(_) => None,
-    });
-    chunks.zip(locations).map(|((offset, size, name), at)| (offset, size, name, at)).collect()
+    manifest
+        .chunks()
+        .zip(locations)
+        .map(|((offset, size, name), at)| (offset, size, name, at))
+        .collect()
 }
 
 fn write(
@@ -139,9 +140,8 @@ fn write(
 
 /// What one thread works with.
 struct Hands<'a> {
-    store: &'a Store,
+    frames: Frames<'a>,
     decoder: Decoder,
-    pack: Option<(Digest, File)>,
     frame: Vec<u8>,
     /// Chunks that follow one another in the file, and where they begin.
     bytes: Vec<u8>,
@@ -155,7 +155,7 @@ impl<'a> Hands<'a> {
     fn new(store: &'a Store) -> anyhow::Result<Self> {
         let decoder = Decoder::new().context("starting zstd")?;
         let bytes = Vec::with_capacity(WRITE + MAX_CHUNK as usize);
-        Ok(Hands { store, decoder, pack: None, frame: Vec::new(), bytes, start: 0 })
+        Ok(Hands { frames: Frames::new(store), decoder, frame: Vec::new(), bytes, start: 0 })
     }
 
     fn write(&mut self, stretch: &[Piece], places: &Places, file: &File) -> anyhow::Result<u64> {
@@ -175,16 +175,10 @@ impl<'a> Hands<'a> {
     }
 
     fn fetch(&mut self, size: u32, name: &Digest, at: Location) -> anyhow::Result<()> {
-        let file = match self.pack.take() {
-            Some((pack, file)) if pack == at.pack => file,
-            _ => self.store.open_pack(&at.pack)?,
-        };
-        self.frame.resize(at.len as usize, 0);
-        file.read_exact_at(&mut self.frame, u64::from(at.offset))?;
+        self.frames.read(&at, &mut self.frame)?;
         let filled = self.bytes.len();
         self.bytes.resize(filled + size as usize, 0);
         self.decoder.decode(&self.frame, name, &mut self.bytes[filled..])?;
-        self.pack = Some((at.pack, file));
         Ok(())
     }
 

@@ -14,7 +14,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs,
-    path::Path,
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -22,12 +21,12 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::{
-    Digest, Extent, Index, Store,
-    file::{self, UNFINISHED, sync_folder},
+    Digest, Index, Store,
     index::Location,
     repack::{Live, Moved, Plan},
     retired::Retired,
     scratch::SCRATCH,
+    shelf,
     store::file_names,
 };
 
@@ -118,11 +117,7 @@ impl Store {
         for (manifest, index) in self.live_indexes()? {
             live.extend(self.chunk_names(&manifest)?.into_iter().zip(index.locations()));
         }
-        let mut sizes = HashMap::new();
-        for pack in self.packs()? {
-            let size = self.pack_path(&pack).metadata().map_or(0, |metadata| metadata.len());
-            sizes.insert(pack, size);
-        }
+        let sizes: HashMap<Digest, u64> = self.pack_sizes()?.into_iter().collect();
         Ok(Plan::new(&live, &sizes, options.live_percent))
     }
 
@@ -135,9 +130,9 @@ impl Store {
         self.remove_manifests(&live, &mut collected)?;
         self.rewrite_indexes(&mut live, moved)?;
         self.remove_packs(options, &live, &mut collected)?;
-        for folder in ["packs", "manifests", "names", "holds", "retired"] {
-            remove_unfinished(&self.root().join(folder), &mut collected)?;
-        }
+        let (files, bytes) = self.shelf().sweep()?;
+        collected.unfinished += files;
+        collected.freed += bytes;
         for name in file_names(self.root())?.iter().filter(|name| name.starts_with(SCRATCH)) {
             let path = self.root().join(name);
             fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
@@ -157,25 +152,20 @@ impl Store {
 
     /// Names of a manifest's chunks, in its order.
     fn chunk_names(&self, manifest: &Digest) -> anyhow::Result<Vec<Digest>> {
-        let extents = self.manifest(manifest)?.extents;
-        let name = |extent| match extent {
-            Extent::Chunk { name, .. } => Some(name),
-            Extent::Zero(_) => None,
-        };
-        Ok(extents.into_iter().filter_map(name).collect())
+        Ok(self.manifest(manifest)?.chunks().map(|(_, _, name)| name).collect())
     }
 
     fn remove_manifests(&self, live: &Indexes, collected: &mut Collected) -> anyhow::Result<()> {
         for manifest in self.manifests()? {
             if !live.contains_key(&manifest) {
                 // The manifest first: an index or signature alone is nothing.
-                collected.freed += remove(&self.manifest_path(&manifest))?;
-                collected.freed += remove(&self.index_path(&manifest))?;
-                collected.freed += remove(&self.minisig_path(&manifest))?;
+                for file in [shelf::manifest, shelf::index, shelf::minisig] {
+                    collected.freed += self.take_away(&file(&manifest))?;
+                }
                 collected.manifests += 1;
             }
         }
-        sync_folder(&self.root().join("manifests"))
+        self.shelf().settle("manifests")
     }
 
     fn rewrite_indexes(&self, live: &mut Indexes, moved: &Moved) -> anyhow::Result<()> {
@@ -195,7 +185,7 @@ impl Store {
             self.retire(pack, &mark)?;
         }
         for (manifest, index) in changed {
-            file::replace(&self.index_path(&manifest), &index.render())?;
+            self.shelf().put(&shelf::index(&manifest), &index.render())?;
         }
         Ok(())
     }
@@ -213,9 +203,7 @@ impl Store {
         }
         let holders = self.holds()?.into_iter().map(|(holder, _)| holder).collect();
         let mut waiting = BTreeSet::new();
-        for pack in self.packs()? {
-            let path = self.pack_path(&pack);
-            let size = path.metadata().map_or(0, |metadata| metadata.len());
+        for (pack, size) in self.pack_sizes()? {
             if let Some(live) = needed.get(&pack) {
                 collected.dead += size.saturating_sub(*live);
                 continue;
@@ -226,11 +214,11 @@ impl Store {
                 collected.retired += 1;
                 collected.retired_bytes += size;
             } else {
-                collected.freed += remove(&path)?;
+                collected.freed += self.take_away(&shelf::pack(&pack))?;
                 collected.packs += 1;
             }
         }
-        self.pack_folders()?.iter().try_for_each(|folder| sync_folder(folder))?;
+        self.shelf().settle("packs")?;
         self.forget_retired(|pack| waiting.contains(pack))
     }
 }
@@ -242,27 +230,4 @@ fn named(indexes: &Indexes) -> BTreeSet<Digest> {
 
 fn now() -> u64 {
     UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs())
-}
-
-fn remove_unfinished(folder: &Path, collected: &mut Collected) -> anyhow::Result<()> {
-    if !folder.exists() {
-        return Ok(());
-    }
-    for name in file_names(folder)?.iter().filter(|name| name.starts_with(UNFINISHED)) {
-        collected.freed += remove(&folder.join(name))?;
-        collected.unfinished += 1;
-    }
-    Ok(())
-}
-
-/// Removes a file, which may be gone already, and returns how long it was.
-fn remove(path: &Path) -> anyhow::Result<u64> {
-    let context = || format!("removing {}", path.display());
-    let size = match path.metadata() {
-        Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(error).with_context(context),
-    };
-    fs::remove_file(path).with_context(context)?;
-    Ok(size)
 }

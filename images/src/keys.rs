@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, ensure};
 
 use crate::{
-    Digest, Store, file,
+    Digest, Store, file, shelf,
     signature::{KeyId, REVOKED, SecretKey, Trusted, Untrusted, public_keys},
 };
 
@@ -100,7 +100,7 @@ impl Store {
         trusted.revoked().iter().for_each(|id| note(id.clone(), Role::Revoked));
         for name in self.names()? {
             let Some(found) = self.name(&name)? else { continue };
-            let text = fs::read_to_string(self.minisig_path(&found.manifest)).unwrap_or_default();
+            let text = self.minisig(&found.manifest)?.unwrap_or_default();
             let Some(id) = KeyId::of_signature(&text) else { continue };
             let key = Key { id: id.clone(), role: Role::Unknown, images: Vec::new() };
             keys.entry(id).or_insert(key).images.push(name);
@@ -199,25 +199,22 @@ impl Store {
         let _lock = self.lock_shared()?;
         let bytes = self.manifest_bytes(&manifest)?;
         let refused = |why: String| KeyRefused::Image { image: image.to_owned(), why };
-        match fs::read_to_string(self.minisig_path(&manifest)) {
-            Ok(text) => {
+        match self.minisig(&manifest)? {
+            Some(text) => {
                 let known = match self.trusted()?.verify(&bytes, &text) {
                     Err(Untrusted::Revoked { signer, .. }) => self.believed(&signer, &bytes, &text),
                     verified => verified,
                 };
                 known.map_err(|why| refused(format!("is not signed again: {why}")))?;
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound && unsigned => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            None if unsigned => {}
+            None => {
                 let why = "has no signature; `--unsigned` accepts that".to_owned();
                 return Err(refused(why).into());
             }
-            Err(error) => {
-                return Err(error).with_context(|| format!("reading {image}'s signature"));
-            }
         }
         let key = self.secret_key()?;
-        file::replace(&self.minisig_path(&manifest), key.sign(&bytes)?.as_bytes())?;
+        self.shelf().put(&shelf::minisig(&manifest), key.sign(&bytes)?.as_bytes())?;
         Ok((manifest, key.id().clone()))
     }
 

@@ -170,6 +170,29 @@ impl Manifest {
         })
     }
 
+    /// The chunks, in the disk's order: offset, length, name.
+    pub fn chunks(&self) -> impl Iterator<Item = (u64, u32, Digest)> + '_ {
+        self.placed().filter_map(|(offset, extent)| match extent {
+            Extent::Chunk { size, name } => Some((offset, size, name)),
+            Extent::Zero(_) => None,
+        })
+    }
+
+    /// A disk of these extents, with nothing else to say of it.
+    #[cfg(test)]
+    pub(crate) fn plain(extents: Vec<Extent>) -> Self {
+        let header = Header {
+            version: 1,
+            disk_size: extents.iter().map(Extent::size).sum(),
+            sector_size: 512,
+            extents: extents.len() as u64,
+            partitions: Vec::new(),
+            boot: None,
+            seed: None,
+        };
+        Manifest { header, extents }
+    }
+
     fn check_extents(&self) -> Result<(), ManifestError> {
         let size = self.header.disk_size;
         let mut offset = 0_u64;
@@ -280,18 +303,7 @@ mod tests {
                     Extent::Chunk { size: size as u32, name }
                 }
             });
-        vec(extent, 0..40).prop_map(|extents| {
-            let header = Header {
-                version: 1,
-                disk_size: extents.iter().map(Extent::size).sum(),
-                sector_size: 512,
-                extents: extents.len() as u64,
-                partitions: Vec::new(),
-                boot: None,
-                seed: None,
-            };
-            Manifest { header, extents }
-        })
+        vec(extent, 0..40).prop_map(Manifest::plain)
     }
 
     proptest! {

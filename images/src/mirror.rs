@@ -5,18 +5,21 @@
 //! the other store has in packs of its own gets an index there that names those; so two stores
 //! that were repacked differently stay small. Nothing is signed again.
 
-use std::{collections::HashMap, fs, io::Read as _};
+use std::{
+    collections::{HashMap, HashSet},
+    io::Read as _,
+};
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
 
 use crate::{
-    Digest, Extent, Index, Manifest, Store,
+    Digest, Index, Store,
     buffer::{ALIGNMENT, Buffer},
-    file::{self, NewFile},
     index::Location,
     name::Unresolved,
     pack::LONGEST,
+    shelf,
 };
 
 /// What a mirroring did.
@@ -40,13 +43,13 @@ pub fn mirror(
     names: &[String],
     progress: &mut dyn FnMut(&str, u64, u64),
 ) -> anyhow::Result<Mirrored> {
-    let same = |store: &Store| store.root().canonicalize();
-    ensure!(same(from)? != same(to)?, "a store is no mirror of itself");
+    ensure!(from.shelf().place()? != to.shelf().place()?, "a store is no mirror of itself");
     // Nothing that is needed goes on either side.
     let _locks = (from.lock_shared()?, to.lock_shared()?);
     let names = if names.is_empty() { from.names()? } else { names.to_vec() };
     let mut mirrored = Mirrored::default();
     let mut has = to.locations()?;
+    let there = to.pack_sizes()?.into_iter().collect();
     for name in &names {
         let manifest = match from.name(name)? {
             Some(found) => found.manifest,
@@ -55,7 +58,7 @@ pub fn mirror(
                 return Err(Unresolved::Unknown { typed: name.clone(), names }.into());
             }
         };
-        let copying = Copying { from, to, name, mirrored: &mut mirrored };
+        let copying = Copying { from, to, name, there: &there, mirrored: &mut mirrored };
         copying
             .image(&manifest, &mut has, progress)
             .with_context(|| format!("mirroring image {name}"))?;
@@ -68,6 +71,8 @@ struct Copying<'a> {
     from: &'a Store,
     to: &'a Store,
     name: &'a str,
+    /// Packs that the other store had before.
+    there: &'a HashSet<(Digest, u64)>,
     mirrored: &'a mut Mirrored,
 }
 
@@ -82,14 +87,14 @@ impl Copying<'_> {
         let manifest = self.from.manifest(digest)?;
         let index = self.from.index(digest)?;
         index.check(&manifest)?;
-        let chunks = chunks(&manifest);
+        let chunks: Vec<Digest> = manifest.chunks().map(|(_, _, name)| name).collect();
         let mut missing: Vec<Digest> = Vec::new();
         for (chunk, at) in chunks.iter().zip(index.locations()) {
             if !has.contains_key(chunk) && !missing.contains(&at.pack) {
                 missing.push(at.pack);
             }
         }
-        let size = |pack: &Digest| Ok(self.from.pack_path(pack).metadata()?.len());
+        let size = |pack: &Digest| Ok(self.from.shelf().facts(&shelf::pack(pack))?.len);
         let sizes = missing.iter().map(size).collect::<std::io::Result<Vec<u64>>>();
         let total = sizes.context("looking at packs")?.iter().sum();
         let mut done = 0;
@@ -108,44 +113,40 @@ impl Copying<'_> {
     /// Copies a pack, checked by its name.
     fn pack(&mut self, name: &Digest) -> anyhow::Result<u64> {
         let context = || format!("reading pack {name}");
-        let mut file = self.from.open_pack(name).with_context(context)?;
-        let len = file.metadata().with_context(context)?.len();
+        let facts = self.from.shelf().facts(&shelf::pack(name));
+        let len = facts.with_context(context)?.len;
         ensure!(len <= 4 * LONGEST as u64, "pack {name} has {len} bytes, more than any pack");
         // A mirroring that was broken off has left it.
-        if self.to.pack_path(name).metadata().is_ok_and(|there| there.len() == len) {
+        if self.there.contains(&(*name, len)) {
             return Ok(len);
         }
         let len = len as usize;
         let mut buffer = Buffer::new(len.next_multiple_of(ALIGNMENT));
-        file.read_exact(buffer.show(len)).with_context(context)?;
+        let mut pack = self.from.open_pack(name).with_context(context)?;
+        pack.read_exact(buffer.show(len)).with_context(context)?;
         let got = Digest::of(buffer.show(len));
         ensure!(got == *name, "pack {name} is damaged: its bytes have the name {got}");
-        let new = NewFile::write_direct(&self.to.root().join("packs"), &mut buffer, len)?;
-        self.to.publish_packs(vec![(*name, new)])?;
+        let new = self.to.stage_pack(&mut buffer, len)?;
+        self.to.publish_packs(vec![new])?;
         self.mirrored.packs += 1;
         self.mirrored.bytes += len as u64;
         Ok(len as u64)
     }
 
     fn publish(self, digest: &Digest, index: &Index) -> anyhow::Result<()> {
-        let Copying { from, to, name, mirrored } = self;
-        if !to.manifest_path(digest).exists() {
-            file::replace(&to.index_path(digest), &index.render())?;
+        let Copying { from, to, name, mirrored, .. } = self;
+        let new = !to.has_manifest(digest)?;
+        if new {
+            to.shelf().put(&shelf::index(digest), &index.render())?;
         }
         // Signed again on one side, it is so on the other.
-        let minisig = from.minisig_path(digest);
-        match fs::read(&minisig) {
-            Ok(text) if fs::read(to.minisig_path(digest)).ok().as_ref() != Some(&text) => {
-                file::replace(&to.minisig_path(digest), &text)?;
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => {
-                return Err(error).with_context(|| format!("reading {}", minisig.display()));
-            }
+        if let Some(text) = from.minisig(digest)?
+            && to.minisig(digest)?.as_ref() != Some(&text)
+        {
+            to.shelf().put(&shelf::minisig(digest), text.as_bytes())?;
         }
-        if !to.manifest_path(digest).exists() {
-            file::replace(&to.manifest_path(digest), &from.manifest_bytes(digest)?)?;
+        if new {
+            to.shelf().put(&shelf::manifest(digest), &from.manifest_bytes(digest)?)?;
         }
         if to.name(name)?.is_none_or(|named| named.manifest != *digest) {
             to.set_name(name, digest)?;
@@ -153,13 +154,4 @@ impl Copying<'_> {
         }
         Ok(())
     }
-}
-
-/// Names of a manifest's chunks, in its order.
-fn chunks(manifest: &Manifest) -> Vec<Digest> {
-    let name = |extent: &Extent| match extent {
-        Extent::Chunk { name, .. } => Some(*name),
-        Extent::Zero(_) => None,
-    };
-    manifest.extents.iter().filter_map(name).collect()
 }

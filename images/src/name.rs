@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Digest, Store, file,
-    index::Location,
-    store::{check_name, file_names},
-};
+use crate::{Digest, Store, index::Location, store::check_name};
+
+const FOLDER: &str = "names";
+
+fn file(name: &str) -> String {
+    format!("{FOLDER}/{name}")
+}
 
 /// What a name's file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +70,7 @@ fn list(names: &[String]) -> String {
 impl Store {
     /// Every name there is.
     pub fn names(&self) -> anyhow::Result<Vec<String>> {
-        let mut names = file_names(&self.root().join("names"))?;
+        let mut names: Vec<_> = self.list(FOLDER)?.into_iter().map(|(name, _)| name).collect();
         names.retain(|name| check_name(name).is_ok());
         Ok(names)
     }
@@ -78,13 +80,9 @@ impl Store {
         if check_name(name).is_err() {
             return Ok(None);
         }
-        let path = self.root().join("names").join(name);
-        let context = || format!("reading {}", path.display());
-        match std::fs::read(&path) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).with_context(context)?)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(context),
-        }
+        let Some(bytes) = self.find(&file(name))? else { return Ok(None) };
+        let found = serde_json::from_slice(&bytes);
+        Ok(Some(found.with_context(|| format!("reading {}", self.shelf().full_name(&file(name))))?))
     }
 
     /// Names a manifest that the store has, instead of what had the name before.
@@ -92,10 +90,10 @@ impl Store {
         check_name(name)?;
         // Without a name it is garbage, and might go just now.
         let _lock = self.lock_shared()?;
-        ensure!(self.manifest_path(manifest).exists(), "the store has no manifest {manifest}");
+        ensure!(self.has_manifest(manifest)?, "the store has no manifest {manifest}");
         let since = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
         let text = serde_json::to_vec(&Name { manifest: *manifest, created: since })?;
-        file::replace(&self.root().join("names").join(name), &text)
+        self.shelf().put(&file(name), &text)
     }
 
     /// Takes a name away and returns what it stood for; its chunks stay until [`Store::gc`].
@@ -104,9 +102,8 @@ impl Store {
             let names = self.names()?;
             return Err(Unresolved::Unknown { typed: name.to_owned(), names }.into());
         };
-        let folder = self.root().join("names");
-        std::fs::remove_file(folder.join(name)).with_context(|| format!("removing name {name}"))?;
-        file::sync_folder(&folder)?;
+        self.shelf().remove(&file(name)).with_context(|| format!("removing name {name}"))?;
+        self.shelf().settle(FOLDER)?;
         Ok(found.manifest)
     }
 

@@ -146,6 +146,30 @@ mod tests {
             assert_eq!(decoder.decode(&frames[3..], &name, &mut out).is_ok(), other == chunk.len());
         }
 
+        /// Also one whose head promises another length or a large window: there is room for the
+        /// chunk, and nothing more is ever asked for.
+        #[test]
+        fn a_damaged_frame_is_an_error_or_the_chunk(
+            chunk in vec(0_u8..16, 1..20_000),
+            changes in vec((any::<u16>(), any::<u8>()), 1..4),
+            cut in 0_usize..40,
+        ) {
+            let name = Digest::of(&chunk);
+            let mut frame = Vec::new();
+            Encoder::new(LEVEL).unwrap().append(&chunk, &mut frame).unwrap();
+            for (number, (at, to)) in changes.into_iter().enumerate() {
+                // One at least in the frame's head.
+                let most = if number == 0 { frame.len().min(18) } else { frame.len() };
+                frame[usize::from(at) % most] = to;
+            }
+            frame.truncate(frame.len().saturating_sub(cut));
+            let mut out = vec![0; chunk.len()];
+            if Decoder::new().unwrap().decode(&frame, &name, &mut out).is_ok() {
+                assert_eq!(out, chunk);
+            }
+            assert_eq!(out.capacity(), chunk.len());
+        }
+
         #[test]
         fn foreign_bytes_are_no_frame(bytes in vec(any::<u8>(), 0..200)) {
             let mut decoder = Decoder::new().unwrap();

@@ -13,9 +13,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::{
     Digest, Extent, Store,
     buffer::{ALIGNMENT, Buffer},
-    file::NewFile,
     index::Location,
     pack,
+    shelf::Staged,
 };
 
 /// What a worker made of a segment.
@@ -76,7 +76,7 @@ pub(crate) struct Packed {
     /// Of the chunk extents, in order.
     pub(crate) locations: Vec<Location>,
     /// Finished packs that are not visible yet.
-    pub(crate) packs: Vec<(Digest, NewFile)>,
+    pub(crate) packs: Vec<(Digest, Staged)>,
     pub(crate) new_chunks: u64,
     pub(crate) new_bytes: u64,
 }
@@ -210,7 +210,7 @@ impl<'a> Packer<'a> {
         Ok(Some(place))
     }
 
-    fn finish(self, packs: Vec<(Digest, NewFile)>) -> anyhow::Result<Packed> {
+    fn finish(self, packs: Vec<(Digest, Staged)>) -> anyhow::Result<Packed> {
         let known = self.known.read().map_err(|_| anyhow!("a worker panicked"))?;
         let names: Vec<_> =
             known.packs.iter().copied().chain(packs.iter().map(|(name, _)| *name)).collect();
@@ -227,15 +227,14 @@ fn write_packs(
     store: &Store,
     full: Receiver<(Buffer, usize)>,
     empty: Sender<Buffer>,
-) -> anyhow::Result<Vec<(Digest, NewFile)>> {
+) -> anyhow::Result<Vec<(Digest, Staged)>> {
     // The packer of a small disk may be done, and gone, before it needs the second.
     for _ in 0..2 {
         let _ = empty.send(Buffer::new(pack::LONGEST.next_multiple_of(ALIGNMENT)));
     }
-    let (folder, mut packs) = (store.root().join("packs"), Vec::new());
+    let mut packs = Vec::new();
     for (mut pack, len) in full {
-        let name = Digest::of(pack.show(len));
-        packs.push((name, NewFile::write_direct(&folder, &mut pack, len)?));
+        packs.push(store.stage_pack(&mut pack, len)?);
         let _ = empty.send(pack);
     }
     Ok(packs)

@@ -281,9 +281,10 @@ impl<'a> Pipeline<'a> {
         marks: &Sender<Mark>,
     ) -> Result<(), WriteError> {
         self.writer.begin()?;
+        // Of what is checked, before anything under us has it in hands.
+        let mark = Mark { offset, len: bytes.len() as u64, checksum: Some(checksum(bytes)) };
         self.writer.disk.write_at(bytes, offset)?;
-        let len = bytes.len() as u64;
-        self.done(Mark { offset, len, checksum: Some(checksum(bytes)) }, marks);
+        self.done(mark, marks);
         Ok(())
     }
 

@@ -157,20 +157,7 @@ mod tests {
     use proptest::{collection::vec, proptest};
 
     use super::*;
-    use crate::{Digest, manifest::Header};
-
-    fn manifest(extents: Vec<Extent>) -> Manifest {
-        let header = Header {
-            version: 1,
-            disk_size: extents.iter().map(Extent::size).sum(),
-            sector_size: 512,
-            extents: extents.len() as u64,
-            partitions: Vec::new(),
-            boot: None,
-            seed: None,
-        };
-        Manifest { header, extents }
-    }
+    use crate::Digest;
 
     fn chunk(size: u32) -> Extent {
         Extent::Chunk { size, name: Digest::of(b"") }
@@ -178,15 +165,15 @@ mod tests {
 
     #[test]
     fn an_empty_and_a_huge_disk_have_a_layout() {
-        let empty = Layout::new(&manifest(Vec::new()));
+        let empty = Layout::new(&Manifest::plain(Vec::new()));
         assert_eq!(empty.render_head().len() as u64, empty.len());
         // 10 TiB with a block at either end.
         let extents = vec![chunk(4096), Extent::Zero((10 << 40) - 8192), chunk(4096)];
-        let huge = Layout::new(&manifest(extents));
+        let huge = Layout::new(&Manifest::plain(extents));
         assert_eq!((huge.l1, huge.l2.len(), huge.used.len()), (3, 2, 2));
         assert_eq!(huge.place((10 << 40) - 4096), huge.len() - 4096);
         // Where refcounts need a second block to count themselves.
-        let full = Layout::new(&manifest(vec![chunk(1 << 18); (REFCOUNTS / 4) as usize]));
+        let full = Layout::new(&Manifest::plain(vec![chunk(1 << 18); (REFCOUNTS / 4) as usize]));
         assert_eq!(full.refcount_blocks, 2);
     }
 
@@ -197,7 +184,7 @@ mod tests {
                 let zeros = (zeros > 0).then_some(Extent::Zero(zeros * 4096));
                 zeros.into_iter().chain([chunk(data * 4096)])
             });
-            let manifest = manifest(extents.collect());
+            let manifest = Manifest::plain(extents.collect());
             let layout = Layout::new(&manifest);
             let mut end = layout.render_head().len() as u64;
             for (offset, extent) in manifest.placed() {

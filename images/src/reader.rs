@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Digest, Extent, Index, Manifest,
+    Digest, Index, Manifest,
     fetch::fetch_chunk,
     index::Location,
     pack::{Decoder, Source},
@@ -92,11 +92,8 @@ fn overlapping<'a>(
     range: &Range<u64>,
 ) -> impl Iterator<Item = (u64, u32, Digest, Location)> + use<'a> {
     let Range { start, end } = range.clone();
-    let chunks = manifest.placed().filter_map(|(offset, extent)| match extent {
-        Extent::Chunk { size, name } => Some((offset, size, name)),
-        Extent::Zero(_) => None,
-    });
-    chunks
+    manifest
+        .chunks()
         .zip(index.locations())
         .take_while(move |((offset, ..), _)| *offset < end)
         .filter(move |((offset, size, _), _)| offset + u64::from(*size) > start)

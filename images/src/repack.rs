@@ -4,21 +4,19 @@
 //! A plan says which chunks live where; carrying it out writes new packs beside the old ones and
 //! changes nothing else. The location indexes follow in one go (see `gc`).
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fs::File,
-    os::unix::fs::FileExt,
-};
+use std::collections::{BTreeSet, HashMap};
 
 use anyhow::Context;
 
 use crate::{
     Digest, Index, Store,
     buffer::{ALIGNMENT, Buffer},
-    file::{NewFile, StoreFull},
+    file::StoreFull,
+    frames::Frames,
     index::Location,
     manifest::MAX_CHUNK,
     pack::{self, Decoder},
+    shelf::Staged,
 };
 
 /// A live chunk and where an index says it is.
@@ -118,25 +116,22 @@ impl Store {
 /// Fills packs from packs.
 struct Writer<'a> {
     store: &'a Store,
+    frames: Frames<'a>,
     decoder: Decoder,
-    sources: BTreeMap<Digest, File>,
     pack: Buffer,
     filled: usize,
     /// Chunks of the pack that is being filled, which has no name yet.
     waiting: Vec<(Digest, u32, u32)>,
-    packs: Vec<(Digest, NewFile)>,
+    packs: Vec<(Digest, Staged)>,
     moved: Moved,
 }
-
-/// Packs that are open at a time.
-const SOURCES: usize = 128;
 
 impl<'a> Writer<'a> {
     fn new(store: &'a Store) -> anyhow::Result<Self> {
         Ok(Writer {
             store,
+            frames: Frames::new(store),
             decoder: Decoder::new().context("starting zstd")?,
-            sources: BTreeMap::new(),
             pack: Buffer::new(pack::LONGEST.next_multiple_of(ALIGNMENT)),
             filled: 0,
             waiting: Vec::new(),
@@ -151,10 +146,8 @@ impl<'a> Writer<'a> {
             self.close_pack()?;
         }
         let end = self.filled + at.len as usize;
-        let mut frame = vec![0; at.len as usize];
-        let whole = self
-            .source(&at.pack)
-            .and_then(|file| Ok(file.read_exact_at(&mut frame, u64::from(at.offset))?));
+        let mut frame = Vec::new();
+        let whole = self.frames.read(&at, &mut frame).map_err(anyhow::Error::from);
         if let Err(why) = whole.and_then(|()| self.check(&frame, chunk)) {
             tracing::warn!("chunk {chunk} stays in pack {}: {why:#}", at.pack);
             self.moved.damaged += 1;
@@ -164,16 +157,6 @@ impl<'a> Writer<'a> {
         self.waiting.push((*chunk, self.filled as u32, at.len));
         self.filled = end;
         Ok(())
-    }
-
-    fn source(&mut self, pack: &Digest) -> anyhow::Result<&File> {
-        if !self.sources.contains_key(pack) {
-            if self.sources.len() >= SOURCES {
-                self.sources.pop_first();
-            }
-            self.sources.insert(*pack, self.store.open_pack(pack)?);
-        }
-        Ok(&self.sources[pack])
     }
 
     fn check(&mut self, frame: &[u8], chunk: &Digest) -> anyhow::Result<()> {
@@ -188,9 +171,8 @@ impl<'a> Writer<'a> {
         if self.filled == 0 {
             return Ok(());
         }
-        let name = Digest::of(self.pack.show(self.filled));
-        let folder = self.store.root().join("packs");
-        self.packs.push((name, NewFile::write_direct(&folder, &mut self.pack, self.filled)?));
+        let (name, pack) = self.store.stage_pack(&mut self.pack, self.filled)?;
+        self.packs.push((name, pack));
         for (chunk, offset, len) in self.waiting.drain(..) {
             self.moved.places.insert(chunk, Location { pack: name, offset, len });
         }

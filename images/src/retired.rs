@@ -5,14 +5,17 @@
 //! were; it goes when the grace is over and all of these have been released. A mark is written
 //! before the first index changes: a crash leaves a mark too many, never a pack too few.
 
-use std::{collections::BTreeSet, fs, io, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
-use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, Store, file, store::file_names};
+use crate::{Digest, Store};
 
 const FOLDER: &str = "retired";
+
+fn file(pack: &Digest) -> String {
+    format!("{FOLDER}/{pack}")
+}
 
 /// Why a pack that no index names is still there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,42 +40,25 @@ impl Retired {
 }
 
 impl Store {
-    fn retired_path(&self, pack: &Digest) -> PathBuf {
-        self.root().join(FOLDER).join(pack.to_string())
-    }
-
     /// Marks a pack, in place of the mark that it may have.
     pub(crate) fn retire(&self, pack: &Digest, mark: &Retired) -> anyhow::Result<()> {
-        let folder = self.root().join(FOLDER);
-        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        file::replace(&self.retired_path(pack), &serde_json::to_vec(mark)?)
+        self.shelf().put(&file(pack), &serde_json::to_vec(mark)?)
     }
 
     /// The mark of a pack; one that cannot be read counts as made at this moment.
     pub(crate) fn retired(&self, pack: &Digest, now: u64) -> anyhow::Result<Option<Retired>> {
-        let path = self.retired_path(pack);
-        match fs::read(&path) {
-            Ok(bytes) => {
-                let mark = serde_json::from_slice(&bytes);
-                Ok(Some(mark.unwrap_or_else(|_| Retired::new(now, []))))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
-        }
+        let read = |bytes: Vec<u8>| serde_json::from_slice(&bytes);
+        let mark = self.find(&file(pack))?.map(read);
+        Ok(mark.map(|mark| mark.unwrap_or_else(|_| Retired::new(now, []))))
     }
 
     /// Removes the marks of packs for which `keep` is false.
     pub(crate) fn forget_retired(&self, keep: impl Fn(&Digest) -> bool) -> anyhow::Result<()> {
-        let folder = self.root().join(FOLDER);
-        if !folder.exists() {
-            return Ok(());
-        }
-        let marks = file_names(&folder)?.into_iter().filter_map(|name| name.parse().ok());
+        let marks = self.list(FOLDER)?.into_iter().filter_map(|(name, _)| name.parse().ok());
         for pack in marks.filter(|pack| !keep(pack)) {
-            let path = self.retired_path(&pack);
-            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+            self.take_away(&file(&pack))?;
         }
-        file::sync_folder(&folder)
+        self.shelf().settle(FOLDER)
     }
 }
 
@@ -103,7 +89,7 @@ mod tests {
         let mark = Retired::new(5, ["x".to_owned()]);
         store.retire(&pack, &mark).unwrap();
         assert_eq!(store.retired(&pack, 7).unwrap(), Some(mark));
-        fs::write(store.retired_path(&pack), "{").unwrap();
+        store.shelf().put(&file(&pack), b"{").unwrap();
         assert_eq!(store.retired(&pack, 7).unwrap(), Some(Retired::new(7, [])));
         store.forget_retired(|_| true).unwrap();
         assert!(store.retired(&pack, 7).unwrap().is_some());

@@ -79,7 +79,6 @@ impl<'a> Sources<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::Header;
 
     #[test]
     fn a_wanted_chunk_has_the_first_of_its_places() {
@@ -87,16 +86,7 @@ mod tests {
         let mut extents: Vec<_> =
             (0..1000).map(|n| Extent::Chunk { size: 4096, name: name(n % 600) }).collect();
         extents.insert(10, Extent::Zero(8192));
-        let header = Header {
-            version: 1,
-            disk_size: extents.iter().map(Extent::size).sum(),
-            sector_size: 512,
-            extents: extents.len() as u64,
-            partitions: Vec::new(),
-            boot: None,
-            seed: None,
-        };
-        let manifest = Manifest { header, extents };
+        let manifest = Manifest::plain(extents);
         let sources = Sources::new(&manifest);
         for n in 0..1200 {
             assert_eq!(sources.note(&name(n), 4096, u64::from(n) << 20), n < 600);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::Read as _,
     num::NonZero,
     sync::{
         Mutex, PoisonError,
@@ -13,7 +14,7 @@ use std::{
 use anyhow::Context;
 
 use crate::{
-    Digest, Extent, Manifest, Store, Trusted,
+    Digest, Manifest, Store, Trusted,
     index::{IndexError, Location},
     pack::{BadChunk, Decoder, LONGEST},
     signature::{KeyId, Untrusted},
@@ -98,12 +99,12 @@ impl Store {
         let manifest =
             Manifest::parse(&bytes).with_context(|| format!("parsing manifest {name}"))?;
         let mut verified = Verified { signer: None, chunks: 0, bytes: 0, faults: Vec::new() };
-        match std::fs::read_to_string(self.minisig_path(name)) {
-            Ok(text) => match trusted.verify(&bytes, &text) {
+        match self.minisig(name)? {
+            Some(text) => match trusted.verify(&bytes, &text) {
                 Ok(signer) => verified.signer = Some(signer),
                 Err(why) => verified.faults.push(Fault::Signature { manifest: *name, why }),
             },
-            Err(_) => verified.faults.push(Fault::Unsigned { manifest: *name }),
+            None => verified.faults.push(Fault::Unsigned { manifest: *name }),
         }
         let index = self.index(name)?;
         if let Err(why) = index.check(&manifest) {
@@ -152,12 +153,9 @@ impl Store {
 
     fn verify_pack(&self, decoder: &mut Decoder, pack: &Digest, entries: &[Entry]) -> Vec<Fault> {
         let read = || {
-            let file = self.open_pack(pack)?;
-            let size = file.metadata()?.len();
-            let mut bytes = Vec::new();
+            let (pack, mut bytes) = (self.open_pack(pack)?, Vec::new());
             // Never more than a pack can have, whatever stands there.
-            let most = (4 * LONGEST as u64).min(size);
-            std::io::Read::read_to_end(&mut std::io::Read::take(file, most), &mut bytes)?;
+            pack.take(4 * LONGEST as u64).read_to_end(&mut bytes)?;
             std::io::Result::Ok(bytes)
         };
         let bytes = match read() {
@@ -185,12 +183,8 @@ fn by_pack(
     manifest: &Manifest,
     locations: impl Iterator<Item = Location>,
 ) -> Vec<(Digest, Vec<Entry>)> {
-    let chunks = manifest.extents.iter().filter_map(|extent| match extent {
-        Extent::Chunk { size, name } => Some((*size, *name)),
-        Extent::Zero(_) => None,
-    });
     let mut packs: BTreeMap<Digest, Vec<Entry>> = BTreeMap::new();
-    for ((size, name), at) in chunks.zip(locations) {
+    for ((_, size, name), at) in manifest.chunks().zip(locations) {
         packs.entry(at.pack).or_default().push((at.offset, at.len, name, size));
     }
     for entries in packs.values_mut() {

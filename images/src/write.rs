@@ -393,6 +393,9 @@ impl<'a> Writer<'a> {
         self.disk.forget_cached();
         for (bytes, offset) in [(head, 0), (tail, *tail_offset)] {
             if !self.has(bytes, offset)? {
+                // Half a table boots something, and nobody knows what.
+                *self.unbootable.lock().unwrap_or_else(PoisonError::into_inner) = false;
+                self.begin()?;
                 return Err(WriteError::ReadBack { offset, len: bytes.len() as u64 });
             }
         }

@@ -93,6 +93,48 @@ fn a_dirty_device_becomes_the_image_with_either_sector_size() {
     }
 }
 
+/// sgdisk as a second reader: what it says of the table on a device, and where its partitions end.
+fn second_reader(device: &str) -> String {
+    let verdict = run("sgdisk", &["-v", device]);
+    assert!(verdict.contains("No problems found"), "{device}: {verdict}");
+    run("sgdisk", &["-i2", device])
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn on_a_larger_device_the_table_moves_and_grows_with_either_sector_size() {
+    for (sector, size) in [("512", SIZE + (8 << 20) + 512), ("4096", SIZE + (8 << 20) + 4096)] {
+        let folder = tempfile::tempdir().unwrap();
+        let (raw, path) = image(folder.path(), sector);
+        let store = Store::create(folder.path().join("store")).unwrap();
+        let source = Loop::new(&path, sector);
+        let digest = import(&store, Path::new(&source.0), &Import::new("device")).unwrap().manifest;
+        let (manifest, index) = (store.manifest(&digest).unwrap(), store.index(&digest).unwrap());
+
+        let target = folder.path().join("target.raw");
+        file(&target, size, 0x5a);
+        let device = Loop::new(&target, sector);
+        for grow in [false, true] {
+            let disk = Disk::open(&device.0).unwrap();
+            let options = Options { grow, ..Options::default() };
+            let written = write(&manifest, &index, &disk, &store, &options).unwrap();
+            drop(disk);
+            // Grown to a whole MiB, with the backup table behind it.
+            let bytes: u64 = sector.parse().unwrap();
+            let last = written.partitions.iter().find(|partition| partition.number == 2).unwrap();
+            let room = size - (last.start + last.size);
+            assert_eq!(grow, room < 2 << 20, "{sector} {grow}: {room}");
+            let said = second_reader(&device.0);
+            let ends = format!("Last sector: {} ", (last.start + last.size) / bytes - 1);
+            assert!(said.contains(&ends), "{sector} {grow}: {said}, not {ends}");
+            let header = &fs::read(&target).unwrap()[(size - bytes) as usize..][..8];
+            assert_eq!(header, b"EFI PART", "{sector} {grow}");
+        }
+        let body = 5 << 20..8 << 20;
+        assert!(fs::read(&target).unwrap()[body.clone()] == raw[body]);
+    }
+}
+
 #[test]
 #[ignore = "needs root and loop devices"]
 fn a_mounted_and_a_read_only_device_are_refused() {

@@ -2,19 +2,19 @@
 //! what `qemu-img` itself reads from it.
 #![expect(clippy::unwrap_used, reason = "a test may end where it stands")]
 
+mod layout;
+
 use std::{
     fs,
-    io::Read,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use images::{
-    Digest, Extent, Store,
+    Digest, Store,
     export::export,
     format::{Format, Unfit},
     import::{Options, import},
-    pack::{Decoder, Source},
 };
 
 /// A disk with text, noise, and zeros that are blocks and runs.
@@ -93,20 +93,7 @@ impl Bench {
     }
 
     fn unpack(&self, digest: &Digest) -> Vec<u8> {
-        let (manifest, index) =
-            (self.store.manifest(digest).unwrap(), self.store.index(digest).unwrap());
-        let (mut bytes, mut locations) = (Vec::new(), index.locations());
-        let mut decoder = Decoder::new().unwrap();
-        for extent in &manifest.extents {
-            let start = bytes.len();
-            bytes.resize(start + extent.size() as usize, 0);
-            if let Extent::Chunk { name, .. } = extent {
-                let (at, mut frame) = (locations.next().unwrap(), Vec::new());
-                self.store.read(&at.pack, at.range()).unwrap().read_to_end(&mut frame).unwrap();
-                decoder.decode(&frame, name, &mut bytes[start..]).unwrap();
-            }
-        }
-        bytes
+        layout::unpack(&self.store, digest)
     }
 }
 

@@ -2,6 +2,8 @@
 //! kind of end.
 #![expect(clippy::unwrap_used, reason = "a test may end where it stands")]
 
+mod layout;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -14,11 +16,11 @@ use std::{
 };
 
 use images::{
-    Digest, Extent, Index, Manifest, Store,
+    Digest, Store,
     gc::Options,
     import::{Options as Import, import_stream},
-    pack::{Decoder, Source},
 };
+use layout::{read, unpack};
 
 const AT_ONCE: Options = Options { grace: Duration::ZERO, live_percent: 50 };
 /// What a program that is to be killed is told by: the store to collect garbage in.
@@ -41,27 +43,6 @@ fn part(bytes: &[u8], nth: usize) -> Vec<u8> {
 
 fn add(store: &Store, name: &str, bytes: &[u8]) -> Digest {
     import_stream(store, bytes, &Import::new(name)).unwrap().manifest
-}
-
-/// The disk that an index finds in a store, every chunk checked.
-fn read(store: &Store, manifest: &Manifest, index: &Index) -> Vec<u8> {
-    let (mut bytes, mut locations) = (Vec::new(), index.locations());
-    let mut decoder = Decoder::new().unwrap();
-    for extent in &manifest.extents {
-        let start = bytes.len();
-        bytes.resize(start + extent.size() as usize, 0);
-        if let Extent::Chunk { name, .. } = extent {
-            let at = locations.next().unwrap();
-            let mut frame = Vec::new();
-            store.read(&at.pack, at.range()).unwrap().read_to_end(&mut frame).unwrap();
-            decoder.decode(&frame, name, &mut bytes[start..]).unwrap();
-        }
-    }
-    bytes
-}
-
-fn read_now(store: &Store, digest: &Digest) -> Vec<u8> {
-    read(store, &store.manifest(digest).unwrap(), &store.index(digest).unwrap())
 }
 
 fn packed(store: &Store) -> u64 {
@@ -101,7 +82,7 @@ fn live_chunks_leave_a_dead_pack_and_who_has_an_old_index_still_reads() {
     let over = store.gc_with(&AT_ONCE).unwrap();
     assert_eq!((over.packs, over.freed), (collected.retired, collected.retired_bytes));
     assert!(packed(&store) < collected.repacked_bytes * 2);
-    assert!(read_now(&store, &digest) == some);
+    assert!(unpack(&store, &digest) == some);
     assert!(fs::read_dir(store.root().join("retired")).unwrap().next().is_none());
 }
 
@@ -123,7 +104,7 @@ fn a_hold_keeps_the_packs_that_were_replaced_under_it() {
     store.hold("later", &digest).unwrap();
     store.release("deployment").unwrap();
     assert_eq!(store.gc_with(&AT_ONCE).unwrap().packs, collected.retired);
-    assert!(read_now(&store, &digest) == some);
+    assert!(unpack(&store, &digest) == some);
 }
 
 #[test]
@@ -147,8 +128,8 @@ fn what_two_importers_packed_twice_is_kept_once() {
     assert!(double > 24 << 20, "{double}");
     store.gc_with(&AT_ONCE).unwrap();
     assert!(packed(&store) < 15 << 20, "{} of {double}", packed(&store));
-    assert!(read_now(&store, &first) == shared);
-    assert!(read_now(&store, &other) == second);
+    assert!(unpack(&store, &first) == shared);
+    assert!(unpack(&store, &other) == second);
 }
 
 /// Ends only when another one does.
@@ -205,7 +186,7 @@ fn importers_and_readers_lose_nothing_beside_collections() {
                     bytes.extend(noise(seed * 100 + round as u64, 1 << 20));
                     let name = format!("importer{seed}-{}", round % 2);
                     let digest = add(store, &name, &bytes);
-                    assert!(read_now(store, &digest) == bytes);
+                    assert!(unpack(store, &digest) == bytes);
                 }
             })
         });
@@ -217,7 +198,7 @@ fn importers_and_readers_lose_nothing_beside_collections() {
         });
         store.remove("whole").unwrap();
         for _ in 0..10 {
-            assert!(read_now(&store, &digest) == kept);
+            assert!(unpack(&store, &digest) == kept);
         }
         importers.into_iter().for_each(|importer| importer.join().unwrap());
         done.store(true, Ordering::Relaxed);
@@ -264,13 +245,13 @@ fn a_collection_killed_anywhere_loses_nothing() {
         let at = format!("{call}:signal=KILL:when={number}");
         assert!(!collect(&root, &["-e", &format!("inject={at}")]), "survived {at}");
         for ((digest, disk), old) in digests.iter().zip(&disks).zip(&old) {
-            assert!(read_now(&store, digest) == *disk, "{at}");
+            assert!(unpack(&store, digest) == *disk, "{at}");
             assert!(read(&store, &store.manifest(digest).unwrap(), old) == *disk, "{at}");
         }
         let collected = store.gc().unwrap();
         ends.insert((collected.repacked, collected.packs));
         for ((digest, disk), old) in digests.iter().zip(&disks).zip(&old) {
-            assert!(read_now(&store, digest) == *disk, "collected again after {at}");
+            assert!(unpack(&store, digest) == *disk, "collected again after {at}");
             assert!(read(&store, &store.manifest(digest).unwrap(), old) == *disk, "{at}");
         }
         // Killed between two indexes, a chunk had two places, and either may have been chosen: the

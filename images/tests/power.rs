@@ -5,11 +5,14 @@
 mod layout;
 
 use std::{
-    io,
-    sync::{Arc, Mutex},
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{self, Read},
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use images::{Disk, disk::Effect, write::write};
+use images::{Digest, Disk, Extent, disk::Effect, index::Location, pack::Source, write::write};
 use layout::{BLOCK, Bench, Image, SIZE, noise, options, versions};
 
 /// What a disk with a volatile cache has after a power cut: all that was flushed, and of the
@@ -78,6 +81,56 @@ fn write_until(
     written.is_err().then(|| volatile.lock().unwrap().cut())
 }
 
+/// A store that remembers what it was asked for.
+struct Counted<'a>(&'a Bench, Mutex<Vec<(Digest, Range<u64>)>>);
+
+impl Source for Counted<'_> {
+    fn read(&self, pack: &Digest, range: Range<u64>) -> io::Result<Box<dyn Read + Send + '_>> {
+        let mut asked = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.push((*pack, range.clone()));
+        self.0.store.read(pack, range)
+    }
+}
+
+/// Frames that are shorter may lie in the gap of a request for those beside them.
+const GAP: u32 = 8 << 10;
+
+/// Chunks that are in place wherever the image has them, and how many bytes they are; of those
+/// that reach to the edges, which are fetched for the table, nothing is said.
+fn in_place(image: &Image, disk: &[u8]) -> (BTreeSet<Location>, u64) {
+    let mut whole: BTreeMap<Location, (bool, u64)> = BTreeMap::new();
+    let mut locations = image.index.locations();
+    for (offset, extent) in image.manifest.placed() {
+        let Extent::Chunk { size, .. } = extent else { continue };
+        let (at, range) =
+            (locations.next().unwrap(), offset as usize..offset as usize + size as usize);
+        let edge = range.start < 2 * BLOCK || range.end > SIZE - 2 * BLOCK;
+        let same = !edge && disk[range.clone()] == image.raw[range];
+        let known = whole.entry(at).or_insert((true, 0));
+        *known = (known.0 && same, known.1 + u64::from(size));
+    }
+    whole.retain(|at, (whole, _)| *whole && at.len > GAP);
+    let bytes = whole.values().map(|(_, bytes)| bytes).sum();
+    (whole.into_keys().collect(), bytes)
+}
+
+/// Finishes the writing, and fetches nothing that the power cut has left in place. Returns how many
+/// bytes that were.
+fn resume(bench: &Bench, image: &Image, disk: &[u8], previous: Option<&Image>) -> u64 {
+    let (kept, bytes) = in_place(image, disk);
+    let (path, source) = (bench.disk(disk), Counted(bench, Mutex::default()));
+    let target = Disk::open(&path).unwrap();
+    write(&image.manifest, &image.index, &target, &source, &options(previous)).unwrap();
+    layout::assert_same(&fs::read(&path).unwrap(), &image.raw);
+    for (pack, range) in source.1.into_inner().unwrap() {
+        let again = kept.iter().find(|at| {
+            at.pack == pack && range.start <= at.range().start && at.range().end <= range.end
+        });
+        assert_eq!(again, None, "fetched again with {range:?}");
+    }
+    bytes
+}
+
 /// Next of a sequence of numbers that look like chance (splitmix64).
 fn chance(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -99,15 +152,16 @@ fn effects(bench: &Bench, image: &Image, before: &[u8], previous: Option<&Image>
 }
 
 /// Cuts the power at chance moments: of the first try, and one time in two of the second. The
-/// disk never boots what is neither the whole old system nor the whole new one, what was in place
-/// after a flush stays so, and the last try makes it the image.
+/// disk never boots what is neither the whole old system nor the whole new one, and the last try
+/// makes it the image, and fetches no chunk that is in place: none that was flushed, and none that
+/// was only written and survived.
 fn cut(before: &[u8], previous: bool, cuts: u64) {
     let bench = Bench::new();
     let (old, new) = versions();
     let (old, new) = (bench.image("old", old), bench.image("new", new));
     let old = previous.then_some(&old);
     let all = effects(&bench, &new, before, old);
-    let (mut state, mut booted_old, mut unbootable) = (cuts ^ all, 0, 0);
+    let (mut state, mut booted_old, mut unbootable, mut kept) = (cuts ^ all, 0, 0, 0);
     for round in 0..cuts {
         // Early and late ones first: the rest is in the middle.
         let at = match round {
@@ -127,9 +181,12 @@ fn cut(before: &[u8], previous: bool, cuts: u64) {
             unbootable += u32::from(!boots);
             disk = after;
         }
-        bench.write(&new, &bench.disk(&disk), old);
+        let broken_off = disk[..512].iter().all(|byte| *byte == 0);
+        let bytes = resume(&bench, &new, &disk, old);
+        kept += if broken_off { bytes } else { 0 };
     }
     assert!(booted_old > 0 && unbootable > 0, "{booted_old} {unbootable} of {cuts}");
+    assert!(kept > SIZE as u64, "{kept} bytes were in place after {cuts} cuts");
 }
 
 fn foreign() -> Vec<u8> {

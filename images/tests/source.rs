@@ -9,7 +9,12 @@ use std::{
     fs,
     io::{self, Cursor, Read},
     ops::Range,
-    sync::Arc,
+    os::unix::fs::FileExt as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
 };
 
 use images::{
@@ -146,6 +151,76 @@ fn a_disk_that_refuses_a_write_is_named_with_its_offset() {
         panic!("{error}");
     };
     assert!((offset..offset + len).contains(&bad));
+    let head = fs::read(&path).unwrap()[..BLOCK].to_vec();
+    assert!(head.iter().all(|byte| *byte == 0), "the disk boots");
+}
+
+/// Weak cells: a byte in each MiB, which does not stay as it is written.
+struct Weak {
+    done: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Weak {
+    fn new(path: &std::path::Path, cells: Range<u64>) -> Self {
+        let (file, done) = (fs::File::options().write(true).open(path).unwrap(), Arc::default());
+        let over: Arc<AtomicBool> = Arc::clone(&done);
+        let thread = thread::spawn(move || {
+            // No byte of the image: noise has six bits.
+            while !over.load(Ordering::Relaxed) {
+                for cell in cells.clone().step_by(MIB) {
+                    file.write_all_at(&[0xee], cell).unwrap();
+                }
+            }
+        });
+        Weak { done, thread: Some(thread) }
+    }
+}
+
+impl Drop for Weak {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+#[test]
+fn a_disk_that_does_not_keep_what_is_written_is_found_out_before_it_boots() {
+    let (bench, image) = set_up();
+    let path = bench.disk(&noise(10, SIZE));
+    let weak = Weak::new(&path, MIB as u64 + 777..SIZE as u64 - MIB as u64);
+    let error = write_from(&image, &path, &bench.store).unwrap_err();
+    drop(weak);
+    assert!(!error.may_pass(), "{error}");
+    let WriteError::ReadBack { offset, len } = error else { panic!("{error}") };
+    assert!((offset..offset + len).any(|at| at % MIB as u64 == 777), "{offset} {len}");
+    let head = fs::read(&path).unwrap()[..BLOCK].to_vec();
+    assert!(head.iter().all(|byte| *byte == 0), "the disk boots");
+    write_from(&image, &path, &bench.store).unwrap();
+    layout::assert_same(&fs::read(&path).unwrap(), &image.raw);
+}
+
+#[test]
+fn a_boot_sector_that_reads_back_wrong_is_taken_away_again() {
+    let (bench, image) = set_up();
+    let path = bench.disk(&noise(11, SIZE));
+    let file = fs::File::options().read(true).write(true).open(&path).unwrap();
+    let lies = AtomicBool::new(false);
+    let disk = Disk::open(&path).unwrap().watched(Arc::new(move |effect| {
+        match effect {
+            Effect::Write { offset: 0, bytes } => {
+                lies.store(bytes[510..512] == [0x55, 0xaa], Ordering::Relaxed);
+            }
+            Effect::Flush if lies.swap(false, Ordering::Relaxed) => {
+                file.write_all_at(&[0xee], 100)?
+            }
+            _ => {}
+        }
+        Ok(())
+    }));
+    let error = write(&image.manifest, &image.index, &disk, &bench.store, &Options::default());
+    let error = error.unwrap_err();
+    assert!(matches!(error, WriteError::ReadBack { offset: 0, .. }), "{error}");
     let head = fs::read(&path).unwrap()[..BLOCK].to_vec();
     assert!(head.iter().all(|byte| *byte == 0), "the disk boots");
 }

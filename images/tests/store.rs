@@ -1,9 +1,11 @@
 //! A store from the outside: images go in, are listed, verified, damaged, removed.
 #![expect(clippy::unwrap_used, reason = "a test may end where it stands")]
 
+mod layout;
+
 use std::{
     fs,
-    io::{Read, Seek, SeekFrom, Write},
+    io::{Seek, SeekFrom, Write},
     path::Path,
     process::Command,
 };
@@ -13,8 +15,8 @@ use images::{
     file::StoreFull,
     import::{Imported, Options, import, import_stream},
     name::Unresolved,
-    pack::{Decoder, Source},
 };
+use layout::unpack;
 
 /// Bytes that do not repeat and do not shrink, some blocks of zeros among them.
 fn noise(seed: u64, len: usize) -> Vec<u8> {
@@ -48,25 +50,6 @@ fn add(store: &Store, folder: &Path, name: &str, bytes: &[u8]) -> Imported {
 }
 
 fn no_progress(_: u64, _: u64) {}
-
-/// The disk that an image describes, from the store alone.
-fn unpack(store: &Store, manifest: &Digest) -> Vec<u8> {
-    let (manifest, index) = (store.manifest(manifest).unwrap(), store.index(manifest).unwrap());
-    let (mut bytes, mut locations) = (Vec::new(), index.locations());
-    let mut decoder = Decoder::new().unwrap();
-    for extent in &manifest.extents {
-        let start = bytes.len();
-        bytes.resize(start + extent.size() as usize, 0);
-        if let Extent::Chunk { name, .. } = extent {
-            let at = locations.next().unwrap();
-            let mut frame = Vec::new();
-            store.read(&at.pack, at.range()).unwrap().read_to_end(&mut frame).unwrap();
-            decoder.decode(&frame, name, &mut bytes[start..]).unwrap();
-        }
-    }
-    assert!(locations.next().is_none());
-    bytes
-}
 
 #[test]
 fn a_disk_comes_back_as_it_was_from_file_hole_and_stream() {

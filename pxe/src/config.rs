@@ -26,7 +26,8 @@ pub const DATA: &str = "/var/lib/billet";
 pub struct Config {
     /// Folder of the state: database, admin token.
     pub data: PathBuf,
-    /// Folder of the images and of the RAM system; `store` below `data` when absent.
+    /// Folder of the images and of the RAM system, or `s3://bucket/prefix` for the images; `store`
+    /// below `data` when absent.
     pub store: Option<PathBuf>,
     /// URL of the database (`postgres://...`); a file in `data` when absent.
     pub database: Option<String>,

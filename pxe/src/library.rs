@@ -1,14 +1,14 @@
 //! The images that can be deployed: the door from async code to the store of images.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use images::{Digest, Extent, Store, name::Unresolved};
+use images::{Digest, Store, name::Unresolved, shelf};
 use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
-use crate::{api::ImageView, provisioner::Undone, refusal::Refusal};
+use crate::{api::ImageView, place::Place, provisioner::Undone, refusal::Refusal};
 
 /// A store of images, read here and written by `billet image`.
 #[derive(Debug, Clone)]
@@ -18,10 +18,14 @@ pub struct Library(Store);
 const RAM_SYSTEM: [&str; 2] = ["kernel", "ramdisk"];
 
 impl Library {
-    /// The store in `folder`, made when it is not there.
-    pub fn open(folder: PathBuf) -> anyhow::Result<Library> {
-        let context = format!("opening the store of images in {}", folder.display());
-        Ok(Library(Store::create(folder).context(context)?))
+    /// The store at a place, made when it is not there.
+    pub fn open(place: &Place, data: &Path) -> anyhow::Result<Library> {
+        Ok(Library(place.create(data).context("opening the store of images")?))
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.0
     }
 
     /// The folder of boot programs, kernel and RAM disk.
@@ -29,30 +33,11 @@ impl Library {
         self.0.boot_folder()
     }
 
-    /// The file of a pack, which may be absent.
-    pub fn pack(&self, pack: &Digest) -> PathBuf {
-        self.0.pack_path(pack)
-    }
-
-    /// The file of a manifest, which may be absent.
-    pub fn manifest(&self, manifest: &Digest) -> PathBuf {
-        self.0.manifest_path(manifest)
-    }
-
-    /// The file of a manifest's signature, which may be absent.
-    pub fn minisig(&self, manifest: &Digest) -> PathBuf {
-        self.0.minisig_path(manifest)
-    }
-
-    /// The file of a manifest's location index, which may be absent.
-    pub fn index(&self, manifest: &Digest) -> PathBuf {
-        self.0.index_path(manifest)
-    }
-
     /// What a server without it cannot do, and the command that makes it.
     pub fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
-        let (boot, store) = (self.boot_folder(), self.0.root().display());
+        let (boot, root) = (self.boot_folder(), self.0.root());
+        let store = self.0.shelf().place().unwrap_or_else(|_| root.display().to_string());
         let absent: Vec<_> = RAM_SYSTEM.iter().filter(|file| !boot.join(file).is_file()).collect();
         if !absent.is_empty() {
             missing.push(format!(
@@ -79,7 +64,8 @@ impl Library {
                 Unresolved::Store(error) => Undone::Broken(error),
                 named => Refusal::Invalid(named.to_string()).into(),
             })?;
-            if !unsigned && !library.minisig(&manifest).is_file() {
+            let signed = library.0.shelf().facts(&shelf::minisig(&manifest));
+            if !unsigned && signed.is_err() {
                 let text = format!("image {typed} is not signed; `unsigned: true` accepts that");
                 return Err(Refusal::Invalid(text).into());
             }
@@ -137,11 +123,7 @@ impl Library {
 fn find_chunk(store: &Store, wanted: Digest) -> anyhow::Result<Option<Vec<u8>>> {
     for name in store.manifests()? {
         let manifest = store.manifest(&name)?;
-        let mut chunks = manifest.extents.iter().filter_map(|extent| match extent {
-            Extent::Chunk { name, .. } => Some(*name),
-            Extent::Zero(_) => None,
-        });
-        if let Some(n) = chunks.position(|name| name == wanted)
+        if let Some(n) = manifest.chunks().position(|(_, _, name)| name == wanted)
             && let Some(location) = store.index(&name)?.get(n)
         {
             return Ok(Some(store.chunk(&wanted, &location).context("reading a chunk")?));

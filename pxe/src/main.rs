@@ -6,6 +6,8 @@
 
 mod api;
 mod boot_program;
+mod bucket;
+mod bucket_lock;
 #[cfg(test)]
 mod capture;
 mod cli;
@@ -31,6 +33,7 @@ mod node_agent;
 mod offer;
 mod packet;
 mod partition;
+mod place;
 mod provisioner;
 mod ra;
 mod refusal;

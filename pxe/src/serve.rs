@@ -12,7 +12,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{Notify, mpsc, watch},
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::timeout,
 };
 
@@ -24,6 +24,7 @@ use crate::{
     interface::Interfaces,
     library::Library,
     live::{Live, Message},
+    place::Place,
     provisioner::{Provisioner, keep_partitions, keep_time, tidy, watch_starts},
     ra,
     registry::{Heard, Registry, Seen},
@@ -114,7 +115,8 @@ async fn open(config: &Config) -> anyhow::Result<(Arc<Shared>, TcpListener)> {
         .context(format!("making {}", data.display()))?;
     let url = config.database.clone().unwrap_or_else(|| sqlite_url(&data.join("billet.db")));
     let store = Store::open(&url).await?;
-    let library = Library::open(config.store())?;
+    let (place, folder) = (Place::parse(config.store().as_os_str())?, data.clone());
+    let library = spawn_blocking(move || Library::open(&place, &folder)).await??;
     let token_file = config.token_file();
     let (admin, made) = Token::load_or_create(&token_file)?;
     let listen = config.http.listen;
@@ -127,7 +129,8 @@ async fn open(config: &Config) -> anyhow::Result<(Arc<Shared>, TcpListener)> {
     tracing::info!("http: {advertised} (bound to {listen})");
     tracing::info!("state: {}, images: {}", data.display(), config.store().display());
     tracing::info!("admin token: {what} in {}", token_file.display());
-    for missing in library.missing() {
+    let looking = library.clone();
+    for missing in spawn_blocking(move || looking.missing()).await? {
         tracing::warn!("{missing}");
     }
     let provisioner = Provisioner {

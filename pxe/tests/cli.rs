@@ -1,7 +1,7 @@
 //! The operator's command line on a store of its own: what it prints, refuses and exits with.
 #![allow(clippy::unwrap_used, reason = "in what only tests call a panic is the verdict")]
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Stdio};
 
 use assert_cmd::Command;
 use serde_json::Value;
@@ -59,6 +59,41 @@ fn an_image_is_imported_listed_verified_and_removed() {
     says(&mut billet(&store, &["image", "gc", "--grace", "soon"]), 2, "24h");
     billet(&store, &["image", "verify", "two"]).assert().success();
     billet(&store, &["image", "show", "one"]).assert().code(1);
+}
+
+/// 768 MiB that do not shrink and no part of which comes again, then 1.5 GiB of zeros.
+fn pour(mut to: impl std::io::Write) {
+    let (mut state, mut bytes) = (4711_u64, vec![0; 1 << 20]);
+    for _ in 0..768 {
+        for word in bytes.as_chunks_mut::<8>().0 {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            *word = (state ^ (state >> 29)).to_le_bytes();
+        }
+        to.write_all(&bytes).unwrap();
+    }
+    bytes.fill(0);
+    (0..1536).for_each(|_| to.write_all(&bytes).unwrap());
+}
+
+#[test]
+fn an_import_from_a_pipe_needs_little_memory_however_much_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_billet"));
+    command.args(["image", "import", "--name", "long", "-", "--store"]).arg(folder.path());
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let stdin = child.stdin.take().unwrap();
+    let pouring = std::thread::spawn(move || pour(stdin));
+    let (status, mut peak) = (format!("/proc/{}/status", child.id()), 0);
+    while child.try_wait().unwrap().is_none() {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let kib = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB"));
+        peak = kib.map_or(peak, |kib| kib.trim().parse().unwrap());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    pouring.join().unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(peak > 0 && peak < 96 << 10, "{peak} KiB");
 }
 
 #[test]

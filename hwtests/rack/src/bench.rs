@@ -14,6 +14,8 @@
 //! | `dom0-latency`: timers of a service domain beside a guest that burns CPUs | [`interference`] |
 //! | `net-first`, `net-again`: a dom0's network, made and found made | [`network`] |
 //! | `engine-whole`, `-used`, `-upgrade`, `-rebuilt`, `-same`: a disk becomes an image | [`engine`] |
+//! | `import`: a disk becomes an image in a store | [`import`] |
+//! | `serve-cpu`: what serving packs costs the server | [`serving`] |
 //! | `agent-size`, `ramdisk-size`, `server-rss` | [`size`] |
 
 use std::{
@@ -37,6 +39,7 @@ pub mod engine_target;
 pub mod engine_work;
 pub mod golden;
 pub mod handmade;
+pub mod import;
 pub mod interference;
 pub mod load;
 pub mod network;
@@ -44,6 +47,7 @@ pub mod ours;
 pub mod peers;
 pub mod rounds;
 pub mod row;
+pub mod serving;
 pub mod size;
 pub mod slices;
 pub mod tftp;
@@ -63,7 +67,7 @@ const MEDIANS: &str = "medians:";
 type Figure = (&'static str, fn(&Path) -> Result<Vec<Row>>);
 
 /// In the order in which they are run: the quick ones first.
-const FIGURES: [Figure; 17] = [
+const FIGURES: [Figure; 19] = [
     ("agent-size", size::agent),
     ("ramdisk-size", size::ramdisk),
     ("server-rss", size::server),
@@ -74,6 +78,8 @@ const FIGURES: [Figure; 17] = [
     ("dhcp", dhcp::run),
     ("dom0-latency", interference::run),
     ("bypass", bypass::run),
+    ("serve-cpu", serving::cpu),
+    ("import", import::run),
     ("engine-whole", engine::whole),
     ("engine-used", engine::used),
     ("engine-upgrade", engine::upgrade),
@@ -147,7 +153,7 @@ fn prepare(chosen: &[Figure], folder: &Path) -> Result<()> {
     if has("slices") {
         slices::prepare()?;
     }
-    if has("engine") {
+    if has("engine") || has("import") || has("serve") {
         engine::prepare()?;
     }
     if has("net") {

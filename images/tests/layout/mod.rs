@@ -3,12 +3,14 @@
 
 use std::{
     fs,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
 use images::{
-    Disk, Index, Manifest, Store,
+    Digest, Disk, Extent, Index, Manifest, Store,
     import::{Options as Import, import_stream},
+    pack::{Decoder, Source as _},
     plan::Plan,
     write::{Options, Written, plan, write},
 };
@@ -96,6 +98,28 @@ pub fn options(previous: Option<&Image>) -> Options<'_> {
 pub fn assert_same(bytes: &[u8], expected: &[u8]) {
     let differs = bytes.iter().zip(expected).position(|(a, b)| a != b);
     assert_eq!((bytes.len(), differs), (expected.len(), None));
+}
+
+/// The disk that an index finds in a store, every chunk checked.
+pub fn read(store: &Store, manifest: &Manifest, index: &Index) -> Vec<u8> {
+    let (mut bytes, mut locations) = (Vec::new(), index.locations());
+    let mut decoder = Decoder::new().unwrap();
+    for extent in &manifest.extents {
+        let start = bytes.len();
+        bytes.resize(start + extent.size() as usize, 0);
+        if let Extent::Chunk { name, .. } = extent {
+            let (at, mut frame) = (locations.next().unwrap(), Vec::new());
+            store.read(&at.pack, at.range()).unwrap().read_to_end(&mut frame).unwrap();
+            decoder.decode(&frame, name, &mut bytes[start..]).unwrap();
+        }
+    }
+    assert!(locations.next().is_none());
+    bytes
+}
+
+/// The disk that an image describes, from the store alone.
+pub fn unpack(store: &Store, digest: &Digest) -> Vec<u8> {
+    read(store, &store.manifest(digest).unwrap(), &store.index(digest).unwrap())
 }
 
 pub const SIZE: usize = 24 * MIB;

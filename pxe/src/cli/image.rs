@@ -1,4 +1,4 @@
-//! `billet image`: the store of this host. These verbs work on its folder, without a server.
+//! `billet image`: a store. These verbs work on its folder or bucket, without a server.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,6 +15,8 @@ use images::{
     store::Store,
 };
 use serde_json::json;
+
+use crate::place::Place;
 
 use super::{
     bar::{Bar, Bars},
@@ -55,14 +57,22 @@ pub(super) enum Verb {
 /// Where the images are.
 #[derive(Debug, Clone, Args)]
 pub(super) struct StoreArgs {
-    /// Folder of the store.
+    /// The store: a folder, or `s3://bucket/prefix` with the usual AWS_* variables.
     #[arg(
         long,
         env = "BILLET_STORE",
         default_value_os_t = default_store(),
-        value_name = "FOLDER"
+        value_name = "FOLDER|s3://BUCKET"
     )]
     store: PathBuf,
+    /// Below it are the keys of a store in a bucket, its RAM system and what is unfinished.
+    #[arg(
+        long,
+        env = "BILLET_DATA",
+        default_value_os_t = crate::config::default_data(),
+        value_name = "FOLDER"
+    )]
+    data: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -116,13 +126,22 @@ fn default_store() -> PathBuf {
 impl StoreArgs {
     /// The store, which must be there.
     pub(super) fn open(&self) -> anyhow::Result<Store> {
-        Store::open(&self.store)
+        place(&self.store)?.open(&self.data)
     }
 
     /// The store, made when it is not there.
     pub(super) fn create(&self) -> anyhow::Result<Store> {
-        Store::create(&self.store)
+        place(&self.store)?.create(&self.data)
     }
+
+    /// Another store, made when it is not there.
+    pub(super) fn create_other(&self, other: &Path) -> anyhow::Result<Store> {
+        place(other)?.create(&self.data)
+    }
+}
+
+fn place(typed: &Path) -> anyhow::Result<Place> {
+    Place::parse(typed.as_os_str()).map_err(|error| Refused(error.to_string()).into())
 }
 
 pub(super) fn run(verb: Verb) -> anyhow::Result<()> {

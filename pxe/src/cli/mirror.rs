@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use clap::Args;
-use images::{Store, keys::Role, name::Unresolved};
+use images::{keys::Role, name::Unresolved};
 use serde_json::json;
 
 use super::{bar::Bars, client::Refused, image::StoreArgs, text};
@@ -12,8 +12,9 @@ use super::{bar::Bars, client::Refused, image::StoreArgs, text};
 pub(super) struct Mirror {
     #[command(flatten)]
     store: StoreArgs,
-    /// Folder of the store that is to have the images; made when it is not there.
-    #[arg(long, value_name = "FOLDER")]
+    /// The store that is to have the images, a folder or `s3://bucket/prefix`; made when it is not
+    /// there.
+    #[arg(long, value_name = "FOLDER|s3://BUCKET")]
     to: PathBuf,
     /// Names of images; every one without any. A name that the other store gave to another image
     /// is given to this one.
@@ -24,7 +25,7 @@ pub(super) struct Mirror {
 }
 
 pub(super) fn run(args: &Mirror) -> anyhow::Result<()> {
-    let (from, to) = (args.store.open()?, Store::create(&args.to)?);
+    let (from, to) = (args.store.open()?, args.store.create_other(&args.to)?);
     let bars = Bars::new();
     let (mut bar, begun) = (bars.add("mirror"), Instant::now());
     let mut copied = 0;

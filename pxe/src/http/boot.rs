@@ -65,9 +65,9 @@ async fn boot_file(
             format!("`{shown}` is no boot file; a MAC address or a file of boot/ is accepted");
         return Err(Fault::new(StatusCode::BAD_REQUEST, text));
     }
-    let path = shared.provisioner.library.boot_folder().join(name);
+    let what = file::What::Path(shared.provisioner.library.boot_folder().join(name));
     let kept = file::Kept::Changing;
-    file::send(&path, kept, method, headers, &shared.metrics).await?.ok_or_else(|| {
+    file::send(what, kept, method, headers, &shared.metrics).await?.ok_or_else(|| {
         let text =
             format!("no boot file {name}; `billet image build ram` makes kernel and ramdisk");
         Fault::new(StatusCode::NOT_FOUND, text)

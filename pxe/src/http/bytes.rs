@@ -1,6 +1,6 @@
 //! Manifests, packs and chunks: bytes that name themselves, for anyone and any cache.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     extract::{Path, State},
@@ -8,14 +8,13 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get},
 };
-use images::Digest;
+use images::{Digest, shelf};
 
 use super::{
     Context, Shared, door,
-    file::{self, FOR_EVER, Kept},
+    file::{self, FOR_EVER, Kept, What},
     problem::Fault,
 };
-use crate::library::Library;
 
 /// A kind of file that the store names by a digest.
 #[derive(Debug, Clone, Copy)]
@@ -40,12 +39,12 @@ impl Named {
         }
     }
 
-    fn path(self, library: &Library, digest: &Digest) -> PathBuf {
+    fn file(self, digest: &Digest) -> String {
         match self {
-            Named::Manifest => library.manifest(digest),
-            Named::Minisig => library.minisig(digest),
-            Named::Index => library.index(digest),
-            Named::Pack => library.pack(digest),
+            Named::Manifest => shelf::manifest(digest),
+            Named::Minisig => shelf::minisig(digest),
+            Named::Index => shelf::index(digest),
+            Named::Pack => shelf::pack(digest),
         }
     }
 
@@ -72,8 +71,8 @@ async fn send(
     headers: HeaderMap,
 ) -> Result<Response, Fault> {
     let digest = door::digest(name)?;
-    let path = kind.path(&shared.provisioner.library, &digest);
-    let sent = file::send(&path, kind.kept(name), &method, &headers, &shared.metrics).await?;
+    let what = What::of_store(shared.provisioner.library.store(), kind.file(&digest));
+    let sent = file::send(what, kind.kept(name), &method, &headers, &shared.metrics).await?;
     sent.ok_or_else(|| absent(kind.noun(), &digest))
 }
 

@@ -1,6 +1,14 @@
-//! A file as an answer: ranges, validators, and large reads off the async threads.
+//! A file as an answer, of this host or of a bucket: ranges, validators, and large reads off the
+//! async threads.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path, sync::Arc, time::UNIX_EPOCH};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::unix::fs::FileExt as _,
+    path::PathBuf,
+    sync::Arc,
+    time::UNIX_EPOCH,
+};
 
 use axum::{
     body::{Body, Bytes},
@@ -8,6 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::{StreamExt as _, stream};
+use images::Store;
 use tokio::task::spawn_blocking;
 
 use super::{
@@ -18,8 +27,55 @@ use super::{
 
 /// Bytes of one read: large, as each costs a trip to another thread; two are under way at once.
 const READ: u64 = 512 * 1024;
+/// The same of a bucket, where each is a request.
+const READ_REMOTE: u64 = 4 << 20;
 /// What a cache may think of bytes that are named by their content.
 pub const FOR_EVER: &str = "public, max-age=31536000, immutable";
+
+/// Where the bytes are.
+#[derive(Debug)]
+pub enum What {
+    /// A file of this host.
+    Path(PathBuf),
+    /// A file of a store elsewhere.
+    Remote(Store, String),
+}
+
+impl What {
+    /// A file of a store.
+    pub fn of_store(store: &Store, file: String) -> What {
+        match store.shelf().path(&file) {
+            Some(path) => What::Path(path),
+            None => What::Remote(store.clone(), file),
+        }
+    }
+}
+
+/// What is open.
+enum Content {
+    File(File),
+    Remote(Store, String),
+}
+
+impl Content {
+    const fn step(&self) -> u64 {
+        match self {
+            Content::File(_) => READ,
+            Content::Remote(..) => READ_REMOTE,
+        }
+    }
+
+    fn read(&self, start: u64, len: u64) -> io::Result<Bytes> {
+        let mut bytes = vec![0; len as usize];
+        match self {
+            Content::File(file) => file.read_exact_at(&mut bytes, start)?,
+            Content::Remote(store, file) => {
+                store.shelf().read(file, Some(start..start + len))?.read_exact(&mut bytes)?;
+            }
+        }
+        Ok(Bytes::from(bytes))
+    }
+}
 
 /// How long an answer stays true.
 #[derive(Debug, Clone, Copy)]
@@ -30,16 +86,15 @@ pub enum Kept<'a> {
     Changing,
 }
 
-/// The file at `path`, or nothing when there is none.
+/// What is there, or nothing when there is none.
 pub async fn send(
-    path: &Path,
+    what: What,
     kept: Kept<'_>,
     method: &Method,
     headers: &HeaderMap,
     metrics: &Metrics,
 ) -> Result<Option<Response>, Fault> {
-    let path = path.to_owned();
-    let opened = spawn_blocking(move || open(&path)).await.map_err(|error| broken(&error))?;
+    let opened = spawn_blocking(move || open(what)).await.map_err(|error| broken(&error))?;
     let Some((file, size, changed)) = opened.map_err(|error| broken(&error))? else {
         return Ok(None);
     };
@@ -81,21 +136,32 @@ pub async fn send(
     Ok(Some(response))
 }
 
-type Opened = (File, u64, u128);
+/// The bytes, how many there are, and a number that changes with them.
+type Opened = (Content, u64, u128);
 
-fn open(path: &Path) -> io::Result<Option<Opened>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+fn open(what: What) -> io::Result<Option<Opened>> {
+    let opened = match what {
+        What::Path(path) => open_file(path),
+        What::Remote(store, file) => store
+            .shelf()
+            .facts(&file)
+            .map(|facts| Some((Content::Remote(store, file), facts.len, facts.version))),
     };
+    match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened,
+    }
+}
+
+fn open_file(path: PathBuf) -> io::Result<Option<Opened>> {
+    let file = File::open(path)?;
     let facts = file.metadata()?;
     let changed = facts.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(facts.is_file().then_some((file, facts.len(), changed.as_nanos())))
+    Ok(facts.is_file().then_some((Content::File(file), facts.len(), changed.as_nanos())))
 }
 
 fn content(
-    file: File,
+    file: Content,
     part: std::ops::Range<u64>,
     method: &Method,
     status: StatusCode,
@@ -117,18 +183,13 @@ fn content(
 }
 
 /// The bytes of `part`, one read ahead of what is being sent.
-fn read(file: File, part: std::ops::Range<u64>) -> Body {
-    let file = Arc::new(file);
-    let end = part.end;
-    let starts = (part.start..end).step_by(READ as usize);
+fn read(file: Content, part: std::ops::Range<u64>) -> Body {
+    let (step, file, end) = (file.step(), Arc::new(file), part.end);
+    let starts = (part.start..end).step_by(step as usize);
     let reads = stream::iter(starts).map(move |start| {
         let file = file.clone();
         async move {
-            let read = spawn_blocking(move || {
-                let mut bytes = vec![0; (end - start).min(READ) as usize];
-                file.read_exact_at(&mut bytes, start)?;
-                Ok(Bytes::from(bytes))
-            });
+            let read = spawn_blocking(move || file.read(start, (end - start).min(step)));
             read.await.map_err(io::Error::other)?
         }
     });

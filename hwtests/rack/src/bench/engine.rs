@@ -8,7 +8,6 @@
 use std::{cell::RefCell, collections::HashSet, fs, path::Path};
 
 use anyhow::{Context, Result};
-use images::Extent;
 
 use super::{
     engine_limit::Limit,
@@ -32,6 +31,9 @@ struct Case {
     image: State,
     previous: Option<State>,
     peers: &'static [Writer],
+    /// Those that leave what the disk held where the image has nothing, or do not write the whole
+    /// disk: shown, and never the best peer.
+    partial: &'static [Writer],
     bar: f64,
     /// What may travel at most, of what is nowhere on the disk; none where that is everything.
     bytes: Option<f64>,
@@ -46,7 +48,8 @@ pub fn whole(folder: &Path) -> Result<Vec<Row>> {
         before: State::Foreign,
         image: State::Base,
         previous: None,
-        peers: &[Writer::Dd, Writer::QemuImg, Writer::Casync],
+        peers: &[Writer::Dd, Writer::QemuImg, Writer::Casync, Writer::Udpcast],
+        partial: &[Writer::Bmaptool, Writer::Partclone],
         bar: 0.33,
         bytes: None,
     }
@@ -67,8 +70,17 @@ pub fn upgrade(folder: &Path) -> Result<Vec<Row>> {
 
 /// `engine-rebuilt`
 pub fn rebuilt(folder: &Path) -> Result<Vec<Row>> {
-    let (before, previous) = (State::Base, Some(State::Base));
-    Case::again("engine-rebuilt", before, State::Rebuilt, previous, 0.5, Some(1.15)).measure(folder)
+    Case {
+        name: "engine-rebuilt",
+        before: State::Base,
+        image: State::Rebuilt,
+        previous: Some(State::Base),
+        peers: &[Writer::Dd, Writer::Rsync, Writer::Casync, Writer::Zsync],
+        partial: &[],
+        bar: 0.5,
+        bytes: Some(1.15),
+    }
+    .measure(folder)
 }
 
 /// `engine-same`
@@ -91,7 +103,7 @@ impl Case {
         bar: f64,
         bytes: Option<f64>,
     ) -> Self {
-        Case { name, before, image, previous, peers: SEEDED, bar, bytes }
+        Case { name, before, image, previous, peers: SEEDED, partial: &[], bar, bytes }
     }
 
     fn measure(&self, folder: &Path) -> Result<Vec<Row>> {
@@ -109,21 +121,23 @@ impl Case {
                 target.become_state(work, self.before)?;
                 let command = writer.command(work, target, self.image)?;
                 let taken = Taken::of(command, &folder.join("run.log"))?;
-                target.check(work, self.image)?;
+                target.check(work, self.image, writer.writes())?;
                 let seconds = taken.seconds;
                 ours.borrow_mut().extend(limit.map(|limit| (limit.of(&taken), taken)));
                 Ok(seconds)
             }
         };
-        let writers = [&[billet], self.peers].concat();
+        let writers = [&[billet], self.peers, self.partial].concat();
         let mut contenders: Vec<_> =
             writers.iter().map(|writer| Contender::new(writer.name(), run(*writer))).collect();
         let medians = interleave(ROUNDS, &mut contenders)?;
         drop(contenders);
-        let names = self.peers.iter().map(|peer| peer.name());
-        let peers: Vec<_> = names.zip(medians[1..].iter().copied()).collect();
-        let row = Row::compare(self.name, "s", Better::Less, medians[0], &peers);
-        let mut rows = vec![row.with_bar(self.bar)];
+        let names = writers.iter().map(|writer| writer.name());
+        let others: Vec<_> = names.zip(medians.iter().copied()).skip(1).collect();
+        let (peers, partial) = others.split_at(self.peers.len());
+        let row = Row::compare(self.name, "s", Better::Less, medians[0], peers);
+        let mut rows =
+            vec![row.with_bar(self.bar).beside("leaving bytes that were there", partial)];
         rows.extend(self.beside(&work, medians[0], &ours.into_inner())?);
         Ok(rows)
     }
@@ -151,17 +165,10 @@ impl Case {
     fn new_bytes(&self, work: &Work) -> Result<f64> {
         let (manifest, index) = (work.manifest(self.image)?, work.manifest(self.image)?);
         let (manifest, index) = (work.store.manifest(&manifest)?, work.store.index(&index)?);
-        let names = |extents: &[Extent]| {
-            let name = |extent: &Extent| match extent {
-                Extent::Chunk { name, .. } => Some(*name),
-                Extent::Zero(_) => None,
-            };
-            extents.iter().filter_map(name).collect::<Vec<_>>()
-        };
         let before = work.store.manifest(&work.manifest(self.before)?)?;
-        let mut known: HashSet<_> = names(&before.extents).into_iter().collect();
-        let chunks = names(&manifest.extents).into_iter().zip(index.locations());
-        let new = chunks.filter(|(name, _)| known.insert(*name));
+        let mut known: HashSet<_> = before.chunks().map(|(_, _, name)| name).collect();
+        let chunks = manifest.chunks().zip(index.locations());
+        let new = chunks.filter(|((_, _, name), _)| known.insert(*name));
         Ok(new.map(|(_, at)| f64::from(at.len)).sum())
     }
 }

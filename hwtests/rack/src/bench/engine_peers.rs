@@ -8,9 +8,20 @@ use anyhow::Result;
 use super::{
     engine_site::{HTTP, RSYNC},
     engine_target::Target,
-    engine_work::{State, Work},
+    engine_work::{ROOT, State, Work},
 };
 use crate::{artefacts::Programs, tool};
+
+/// How much of the disk a writer makes the image's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writes {
+    /// Every byte.
+    All,
+    /// What is not zero in the image; elsewhere old bytes stay.
+    Used,
+    /// The same, of the root file system only.
+    UsedOfRoot,
+}
 
 /// Somebody who writes an image to the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +39,15 @@ pub enum Writer {
     Casync,
     /// `rsync --write-devices` from a daemon.
     Rsync,
+    /// `udp-sender` and `udp-receiver`, one receiver.
+    Udpcast,
+    /// zsync with the disk as seed makes a file, which is written to the disk then: it cannot
+    /// write to what it reads.
+    Zsync,
+    /// bmaptool writes what is mapped in the image's file.
+    Bmaptool,
+    /// partclone writes the used blocks of the root file system, and nothing else.
+    Partclone,
 }
 
 impl Writer {
@@ -39,6 +59,19 @@ impl Writer {
             Writer::QemuImg => "qemu-img",
             Writer::Casync => "casync",
             Writer::Rsync => "rsync",
+            Writer::Udpcast => "udpcast",
+            Writer::Zsync => "zsync",
+            Writer::Bmaptool => "bmaptool",
+            Writer::Partclone => "partclone (root only)",
+        }
+    }
+
+    /// How much of the disk is the image's afterwards.
+    pub fn writes(self) -> Writes {
+        match self {
+            Writer::Bmaptool => Writes::Used,
+            Writer::Partclone => Writes::UsedOfRoot,
+            _ => Writes::All,
         }
     }
 
@@ -74,6 +107,43 @@ impl Writer {
                 tool::program("rsync", "rsync")?;
                 shell(&format!(
                     "rsync --write-devices {RSYNC}/{name}.raw {device} && sync {device}"
+                ))
+            }
+            Writer::Udpcast => {
+                tool::program("udp-sender", "udpcast")?;
+                shell(&format!(
+                    "udp-sender --interface lo --nokbd --min-receivers 1 --file {} >/dev/null & \
+                     udp-receiver --interface lo --nokbd | zstd -dcq | \
+                     dd {} bs=4M iflag=fullblock oflag=direct conv=fsync status=none; wait",
+                    work.path(image, "zst").display(),
+                    target.output()
+                ))
+            }
+            Writer::Zsync => {
+                tool::program("zsync", "zsync")?;
+                let new = work.folder.join("zsync.raw");
+                let new = new.display();
+                shell(&format!(
+                    "rm -f {new} && zsync -q -i {device} -o {new} {HTTP}/{name}.zsync && \
+                     dd if={new} {} bs=4M iflag=direct oflag=direct conv=fsync status=none && \
+                     rm -f {new} {new}.zs-old",
+                    target.output()
+                ))
+            }
+            Writer::Bmaptool => {
+                tool::program("bmaptool", "bmap-tools")?;
+                shell(&format!(
+                    "bmaptool -q copy --bmap {HTTP}/{name}.bmap {HTTP}/{name}.zst {device} && \
+                     sync {device}"
+                ))
+            }
+            Writer::Partclone => {
+                tool::program("partclone.restore", "partclone")?;
+                shell(&format!(
+                    "root=$(losetup --find --show --direct-io=on --offset {ROOT} {device}) && \
+                     curl -sf {HTTP}/{name}.partclone.zst | zstd -dcq | \
+                     partclone.restore -q -L /dev/null -s - -o $root; \
+                     ended=$?; sync {device}; losetup --detach $root; exit $ended"
                 ))
             }
         })

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::resource::{UsageWho, getrusage};
 
 /// How often the memory of a run is looked at; the kernel keeps the peak.
 const LOOK: Duration = Duration::from_millis(5);
@@ -17,6 +18,8 @@ const LOOK: Duration = Duration::from_millis(5);
 pub struct Taken {
     /// Seconds from its start to its end.
     pub seconds: f64,
+    /// CPU seconds of it and of all that it waited for.
+    pub cpu: f64,
     /// The most memory that its first process had, MiB.
     pub peak: f64,
     /// What it said.
@@ -28,7 +31,7 @@ impl Taken {
     pub fn of(mut command: Command, log: &Path) -> Result<Self> {
         let file = fs::File::create(log).context("opening a log")?;
         command.stdin(Stdio::null()).stdout(file.try_clone().context("opening a log")?);
-        let began = Instant::now();
+        let (began, cpu) = (Instant::now(), cpu_of_ended()?);
         let mut child = command.stderr(file).spawn().context("starting a run")?;
         let (status, mut peak) = (format!("/proc/{}/status", child.id()), 0.0);
         let ended = loop {
@@ -38,10 +41,10 @@ impl Taken {
             peak = resident(&status).unwrap_or(peak);
             std::thread::sleep(LOOK);
         };
-        let seconds = began.elapsed().as_secs_f64();
+        let (seconds, cpu) = (began.elapsed().as_secs_f64(), cpu_of_ended()? - cpu);
         let said = fs::read_to_string(log).unwrap_or_default();
         ensure!(ended.success(), "{command:?} failed ({ended}): {said}");
-        Ok(Taken { seconds, peak, said })
+        Ok(Taken { seconds, cpu, peak, said })
     }
 
     /// The bytes that billet's plan has of a kind: `kept`, `copied`, `fetched`, `received`.
@@ -57,6 +60,13 @@ impl Taken {
         }
         found
     }
+}
+
+/// CPU seconds of all children that have ended.
+fn cpu_of_ended() -> Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("asking for the time used")?;
+    let times = [usage.user_time(), usage.system_time()];
+    Ok(times.iter().map(|time| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6).sum())
 }
 
 fn resident(status: &str) -> Option<f64> {

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Servers; gone when dropped.
 pub struct Site {
-    _servers: [Child; 2],
+    servers: [Child; 2],
 }
 
 impl Site {
@@ -47,7 +47,12 @@ impl Site {
         for (server, port) in servers.iter_mut().zip([8088, 8730]) {
             wait(server, port).with_context(|| format!("see {}", folder.display()))?;
         }
-        Ok(Site { _servers: servers })
+        Ok(Site { servers })
+    }
+
+    /// nginx's first process, whose children do the work.
+    pub fn http_pid(&self) -> u32 {
+        self.servers[0].pid()
     }
 }
 
@@ -71,7 +76,8 @@ fn http(work: &Work, folder: &Path) -> String {
     )
 }
 
-fn wait(server: &mut Child, port: u16) -> Result<()> {
+/// Waits until a server listens.
+pub fn wait(server: &mut Child, port: u16) -> Result<()> {
     let (address, began) = (SocketAddr::from(([127, 0, 0, 1], port)), Instant::now());
     while TcpStream::connect(address).is_err() {
         let ended = server.ended();

@@ -19,7 +19,7 @@ use crate::tool;
 /// Length of the disk.
 pub const SIZE: u64 = 4 << 30;
 /// Where the root file system begins.
-const ROOT: u64 = 128 << 20;
+pub const ROOT: u64 = 128 << 20;
 /// What is touched is touched in stretches, as files are.
 const STRETCH: usize = 1 << 20;
 const MIRROR: &str = "http://deb.debian.org/debian";
@@ -173,6 +173,15 @@ impl Work {
             convert.args(["convert", "-c", "-o", "compression_type=zstd", "-O", "qcow2"]);
             run(convert.arg(&raw).arg(to)).map(drop)
         })?;
+        match image {
+            State::Base => self.pack_used(&raw, name)?,
+            State::Rebuilt => self.once(&name("zsync"), |to| {
+                let mut make = Command::new(tool::program("zsyncmake", "zsync")?);
+                make.args(["-u", &name("raw"), "-o"]).arg(to);
+                run(make.arg(&raw)).map(drop)
+            })?,
+            _ => {}
+        }
         self.once(&name("caibx"), |to| {
             let mut make = Command::new(tool::program("casync", "casync")?);
             make.arg(format!("--store={}", self.folder.join("casync.castr").display()));
@@ -180,6 +189,26 @@ impl Work {
             let named = self.folder.join("new.caibx");
             run(make.args(["--compression=zstd", "make"]).arg(&named).arg(&raw))?;
             fs::rename(&named, to).context("naming an index")
+        })
+    }
+}
+
+/// Forms that have what is used only.
+impl Work {
+    fn pack_used(&self, raw: &Path, name: impl Fn(&'static str) -> String) -> Result<()> {
+        self.once(&name("bmap"), |to| {
+            let mut create = Command::new(tool::program("bmaptool", "bmap-tools")?);
+            run(create.args(["-q", "create", "-o"]).arg(to).arg(raw)).map(drop)
+        })?;
+        self.once(&name("partclone.zst"), |to| {
+            tool::program("partclone.ext4", "partclone")?;
+            let (raw, to) = (raw.display(), to.display());
+            let line = format!(
+                "root=$(losetup --find --show --read-only --offset {ROOT} {raw}) && \
+                 partclone.ext4 -q -L /dev/null -c -s $root -o - | zstd -q -3 -T0 > {to}; \
+                 ended=$?; losetup --detach $root; exit $ended"
+            );
+            run(Command::new("bash").args(["-o", "pipefail", "-c", &line])).map(drop)
         })
     }
 }

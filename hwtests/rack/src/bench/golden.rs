@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use images::{Extent, Manifest, Store, pack::Decoder};
+use images::{Manifest, Store, format::Format};
 
 use super::wire::run;
 use crate::{ssh::Key, tool};
@@ -23,30 +23,14 @@ pub fn export(store: &Path, name: &str, folder: &Path) -> Result<()> {
     let store = Store::open(store)?;
     let digest = store.resolve(name)?;
     let manifest = store.manifest(&digest)?;
-    let disk = File::create(&raw).with_context(|| format!("making {}", raw.display()))?;
-    disk.set_len(manifest.placed().map(|(start, extent)| start + extent.size()).max().unwrap_or(0))
-        .context("sizing the exported disk")?;
-    pour(&store, &digest, &manifest, &disk).context("exporting the image")?;
+    // Of an earlier run.
+    let _ = fs::remove_file(&raw);
+    images::export::export(&store, &digest, &raw, Format::Raw, &|_, _| {})?;
+    let disk = File::options().read(true).write(true).open(&raw);
+    let disk = disk.with_context(|| format!("opening {}", raw.display()))?;
     settle(&manifest, &disk, folder).context("giving the golden image an identity")?;
     let mut zstd = Command::new(tool::program("zstd", "zstd")?);
     run(zstd.args(["-q", "-3", "-f", "-o"]).arg(folder.join("image.zst")).arg(&raw))?;
-    Ok(())
-}
-
-fn pour(store: &Store, digest: &images::Digest, manifest: &Manifest, disk: &File) -> Result<()> {
-    let index = store.index(digest)?;
-    let mut locations = index.locations();
-    let mut decoder = Decoder::new().context("making a decoder")?;
-    for (start, extent) in manifest.placed() {
-        let Extent::Chunk { size, name } = extent else { continue };
-        let location = locations.next().context("the index ends before the manifest does")?;
-        let mut frame = vec![0; location.len as usize];
-        let pack = store.open_pack(&location.pack).context("opening a pack")?;
-        pack.read_exact_at(&mut frame, u64::from(location.offset)).context("reading a pack")?;
-        let mut chunk = vec![0; size as usize];
-        decoder.decode(&frame, &name, &mut chunk).context("decoding a chunk")?;
-        disk.write_all_at(&chunk, start).context("writing a chunk")?;
-    }
     Ok(())
 }
 

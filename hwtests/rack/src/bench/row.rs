@@ -73,6 +73,16 @@ impl Row {
         Row::compare(name, unit, Better::Less, ours, &[("limit", limit)]).with_bar(1.0)
     }
 
+    /// The same, with others that are shown and do not count, and why.
+    pub fn beside(mut self, why: &str, others: &[(&str, f64)]) -> Row {
+        if !others.is_empty() {
+            let others: Vec<_> =
+                others.iter().map(|(name, median)| format!("{name} {}", round(*median))).collect();
+            self.peer += &format!("; {why}: {}", others.join(", "));
+        }
+        self
+    }
+
     /// The same, failing the benchmark when its ratio is over `bar`.
     pub fn with_bar(self, bar: f64) -> Row {
         Row { bar: Some(bar), ..self }
