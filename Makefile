@@ -6,8 +6,9 @@
 
 # Every Debian package that building, testing and the demo need, in this one place.
 PACKAGES := attr build-essential busybox-static ca-certificates curl dnsmasq-base dosfstools dpkg-dev \
-    debian-archive-keyring e2fsprogs fdisk gdisk ipxe ipxe-qemu iproute2 iputils-ping kmod minisign mmdebstrap mtools \
-    openipmi openssh-client ovmf qemu-system-x86 qemu-utils skopeo strace tftp-hpa atftp uidmap umoci util-linux xz-utils zstd
+    debian-archive-keyring dmsetup e2fsprogs fdisk gdisk ipxe ipxe-qemu iproute2 iputils-ping kmod minisign mmdebstrap \
+    mtools openipmi openssh-client ovmf qemu-system-x86 qemu-utils skopeo strace tftp-hpa atftp uidmap umoci util-linux \
+    xz-utils zstd
 BENCH_PACKAGES := kea-dhcp4-server kea-admin casync nginx-light qemu-block-extra rsync bmap-tools partclone \
     udpcast zsync
 

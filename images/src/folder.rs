@@ -83,11 +83,6 @@ impl Shelf for Folder {
         if !folder.exists() {
             return Ok(());
         }
-        for (name, path) in entries(&folder)? {
-            if is_part(&name, &path) {
-                file::sync_folder(&path)?;
-            }
-        }
         file::sync_folder(&folder)
     }
 

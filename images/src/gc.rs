@@ -202,7 +202,7 @@ impl Store {
             *needed.entry(at.pack).or_default() += u64::from(at.len);
         }
         let holders = self.holds()?.into_iter().map(|(holder, _)| holder).collect();
-        let mut waiting = BTreeSet::new();
+        let (mut waiting, mut touched) = (BTreeSet::new(), BTreeSet::new());
         for (pack, size) in self.pack_sizes()? {
             if let Some(live) = needed.get(&pack) {
                 collected.dead += size.saturating_sub(*live);
@@ -214,11 +214,13 @@ impl Store {
                 collected.retired += 1;
                 collected.retired_bytes += size;
             } else {
-                collected.freed += self.take_away(&shelf::pack(&pack))?;
+                let file = shelf::pack(&pack);
+                collected.freed += self.take_away(&file)?;
+                touched.extend(file.rsplit_once('/').map(|(folder, _)| folder.to_owned()));
                 collected.packs += 1;
             }
         }
-        self.shelf().settle("packs")?;
+        touched.iter().try_for_each(|folder| self.shelf().settle(folder))?;
         self.forget_retired(|pack| waiting.contains(pack))
     }
 }

@@ -46,7 +46,7 @@ pub trait Shelf: Debug + Send + Sync {
     /// Takes a file away, durably once its folder is settled.
     fn remove(&self, file: &str) -> io::Result<()>;
 
-    /// Makes durable which names a folder has.
+    /// Makes durable which names a folder has; those below it have theirs.
     fn settle(&self, folder: &str) -> anyhow::Result<()>;
 
     /// Removes what a crash has left unfinished: how many files, of how many bytes. Nobody else
