@@ -115,3 +115,4 @@ torture: deps agent
 	cargo test --locked -p images --test power -- --ignored
 	cargo build --locked -p pxe
 	$(RACK) cargo test --locked -p rack --test dom0 -- $(TORTURE)
+	$(RACK) cargo test --locked -p rack --test life

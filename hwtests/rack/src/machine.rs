@@ -65,7 +65,6 @@ pub(crate) fn command(spec: &NodeSpec, parts: &Parts) -> Result<Command> {
     line.option("-mon", "chardev=qmp0,mode=control");
     firmware(&mut line, spec, parts)?;
     network(&mut line, spec, parts);
-    far_nic(&mut line, spec);
     disks(&mut line, spec, parts);
     if let Some(direct) = &spec.kernel {
         line.0.extend(["-kernel".into(), direct.kernel.clone().into_os_string()]);
@@ -77,6 +76,8 @@ pub(crate) fn command(spec: &NodeSpec, parts: &Parts) -> Result<Command> {
         line.option("-device", "ipmi-bmc-extern,id=bmc,chardev=bmc0");
         line.option("-device", "isa-ipmi-kcs,bmc=bmc");
     }
+    // Last: a device that names no bus goes to the one that was made last.
+    far_nic(&mut line, spec);
     command.args(line.0);
     Ok(command)
 }

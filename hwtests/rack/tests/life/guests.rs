@@ -38,7 +38,7 @@ const DISKS: &str = "set -e; mkdir -p /srv/words; cd /srv/words; [ -e done ] || 
 /// Kills the agent once it is in the middle of this word of xl.
 fn kill_during(word: &str) -> String {
     format!(
-        "nohup bash -c 'for try in $(seq 2000); do pgrep -f \"^xl {word}\" >/dev/null && \
+        "nohup bash -c 'for try in $(seq 2000); do pgrep -f \"[x]l {word}\" >/dev/null && \
          systemctl kill -s KILL --kill-whom=main billet-agent && echo {word} >>/run/killed && exit; \
          sleep 0.1; done' >/dev/null 2>&1 &"
     )
