@@ -204,7 +204,12 @@ fn pools(
         Err(refusal) => refusal,
     };
     let asked = desired.service.dedicate.is_some();
-    if asked || !matches!(refusal, Refusal::Scheduler { .. } | Refusal::ForeignPin { .. }) {
+    if asked
+        || !matches!(
+            refusal,
+            Refusal::Scheduler { .. } | Refusal::ForeignPin { .. } | Refusal::FirstCpu { .. }
+        )
+    {
         return Err(refusal);
     }
     let service = ServicePlan { dedicate: Dedicate::Affinity, ..service.clone() };

@@ -33,6 +33,12 @@ pub fn plan(xen: &Xen, service: &ServicePlan, ours: &[String]) -> Result<Vec<Poo
         let (pool, scheduler) = (pool.name.clone(), pool.scheduler.clone());
         return Err(Refusal::Scheduler { pool, scheduler });
     }
+    // Seen with Xen 4.20: `xl cpupool-cpu-remove Pool-0 0` says that it is done, and nothing is.
+    let keeps_first = xen.pool(&home).is_some_and(|pool| pool.cpus.contains(0));
+    if keeps_first && service.dedicate == Dedicate::Pool && !service.service.contains(0) {
+        let service = service.service.clone();
+        return Err(Refusal::FirstCpu { home, service });
+    }
     let mut xen = xen.clone();
     xen.topology.cpus.retain(|cpu| !taken.contains(cpu.cpu));
     xen.pools.retain(|pool| !foreign(&pool));

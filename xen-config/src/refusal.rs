@@ -94,6 +94,16 @@ pub enum Refusal {
         /// Its scheduler.
         scheduler: String,
     },
+    /// A pool that Xen does not let go of its first CPU.
+    #[error(
+        "the service domain has CPUs {service}, and Xen keeps CPU 0 in {home} beside them: ask for CPUs with CPU 0 among them (place), or dedicate = \"affinity\""
+    )]
+    FirstCpu {
+        /// The service domain's pool.
+        home: String,
+        /// Its CPUs.
+        service: CpuSet,
+    },
     /// CPUs in a pool of somebody else.
     #[error(
         "CPUs {cpus} asked for the service domain are in pool {pool}, which is not billet's: put them into {home}, or ask for others"

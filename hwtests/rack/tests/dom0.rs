@@ -60,7 +60,7 @@ fn bios(stage: &Stage) -> Result<()> {
 }
 
 /// The NIC of one of two NUMA nodes decides where the service domain is, from the first start on;
-/// the agent finds Xen as it was told to start, and shapes pools and a bridge.
+/// the agent finds Xen as it was told to start, and shapes pins and a bridge.
 fn uefi(stage: &Stage) -> Result<()> {
     let name = "xen-uefi";
     // Of a socket with a single core Xen 4.20 tells no topology.
@@ -78,7 +78,10 @@ fn uefi(stage: &Stage) -> Result<()> {
     ensure!(status["reboot_needed"] == false, "it was booted as it should: {status}");
     let ssh = |script: &str| stage.server().ssh(name, script, PATIENCE);
     let pools = ssh("xl cpupool-list -c | tail -n +2 | tr -s ' \\n' ' '")?;
-    ensure!(pools.trim() == "Pool-0 2 guests 0,1,3", "pools are {pools}");
+    // Without CPU 0 it cannot have its pool alone: hard affinity keeps guests off then.
+    ensure!(pools.trim() == "Pool-0 0,1,2,3", "pools are {pools}");
+    let pin = ssh("xl vcpu-list Domain-0 | awk 'END {print $4, $7}'")?;
+    ensure!(pin.trim() == "2 2", "the service domain runs on and is pinned to {pin}");
     let card = ssh("ip -o route get 10.77.0.1 | sed 's/.* dev //; s/ .*//'")?;
     let bridge = format!(
         "{first}[network]\nmanagement = \"{0}\"\n[[network.bridge]]\nname = \"br0\"\n\

@@ -169,11 +169,17 @@ fn what_the_booted_lines_have_too_much_is_a_reason() {
 }
 
 #[test]
-fn two_pools_of_one_cpu_do_not_swap() {
+fn without_cpu_0_the_service_domain_has_no_pool_of_its_own() {
     let mut node = Node::booted(2, 1, 1);
-    settle(&mut node, "[[guest]]\nname = \"a\"\nmemory = \"64MiB\"\nboot.loader = \"pygrub\"");
-    let swapped = "[service]\nplace = \"1\"\n[[guest]]\nname = \"a\"\nmemory = \"64MiB\"\nboot.loader = \"pygrub\"";
-    assert!(refused(&node, swapped).contains("last CPU"));
+    settle(&mut node, GUEST);
+    assert_eq!(node.domain("a").pool, "guests");
+    let moved = format!("[service]\nplace = \"1\"\n{GUEST}");
+    let plan = settle(&mut node, &moved);
+    assert!(plan.notes[0].contains("Xen keeps CPU 0 in Pool-0"), "{:?}", plan.notes);
+    assert_eq!(node.domain("a").vcpus[0].hard, "0".parse().ok());
+    let pool = format!("[service]\nplace = \"1\"\ndedicate = \"pool\"\n{GUEST}");
+    let said = refused(&node, &pool);
+    assert!(said.contains("CPU 0 among them") && said.contains("\"affinity\""), "{said}");
 }
 
 proptest! {
@@ -198,7 +204,11 @@ proptest! {
             let desired = xen_config::Desired::from_toml(&text).unwrap();
             match xen_config::plan(&desired, &node.host) {
                 Ok(_) => { settle(&mut node, &text); }
-                Err(refused) => prop_assert!(refused.to_string().contains("last CPU"), "{}", refused),
+                Err(refused) => prop_assert!(
+                    how == "pool" && !place.contains(0) && refused.to_string().contains("CPU 0"),
+                    "{}",
+                    refused
+                ),
             }
         }
     }
