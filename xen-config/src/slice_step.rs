@@ -253,7 +253,7 @@ fn cut(pf: &mut Pf, count: u32) {
 }
 
 impl VfSays {
-    /// What makes a VF say this: the inverse of [`VfChange::done`], without places of keys, which
+    /// What makes a VF say this: the inverse of `VfChange::done`, without places of keys, which
     /// are a matter of sysfs.
     pub fn changes(&self) -> Vec<VfChange> {
         let mut changes = Vec::new();

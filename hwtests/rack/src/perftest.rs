@@ -1,5 +1,5 @@
 //! Debian's perftest with the libraries of verbs, unpacked, for machines of
-//! [`kernel`](crate::kernel): `ib_write_bw` over soft-RoCE.
+//! [`kernel`]: `ib_write_bw` over soft-RoCE.
 
 use std::path::PathBuf;
 
