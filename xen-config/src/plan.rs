@@ -163,6 +163,9 @@ pub fn service(desired: &Desired, host: &Host) -> Result<ServicePlan, Refusal> {
         let (topology, nobody) = (Topology::default(), CpuSet::default());
         return service::plan(&desired.service, &topology, &host.near(), &nobody);
     };
+    if xen.topology.cpus.is_empty() {
+        return Err(Refusal::NoTopology);
+    }
     if let Some(place) = &desired.service.place {
         let home = pool::home(xen);
         let shared = |pool: &&Pool| pool.is_foreign(&home) && !pool.cpus.and(place).is_empty();

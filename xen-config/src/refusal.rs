@@ -94,6 +94,11 @@ pub enum Refusal {
         /// Its scheduler.
         scheduler: String,
     },
+    /// A hypervisor that does not say which CPUs there are.
+    #[error(
+        "Xen tells of no CPU's core and socket (`xl info -n`), as it does of sockets with one core: who runs where can only be planned on others"
+    )]
+    NoTopology,
     /// A pool that Xen does not let go of its first CPU.
     #[error(
         "the service domain has CPUs {service}, and Xen keeps CPU 0 in {home} beside them: ask for CPUs with CPU 0 among them (place), or dedicate = \"affinity\""

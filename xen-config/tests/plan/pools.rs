@@ -169,6 +169,14 @@ fn what_the_booted_lines_have_too_much_is_a_reason() {
 }
 
 #[test]
+fn a_machine_of_no_known_cpus_is_refused() {
+    let mut node = Node::booted(2, 1, 1);
+    node.xen().topology.cpus.clear();
+    let said = refused(&node, GUEST);
+    assert!(said.contains("xl info -n") && !said.contains("CPU 0"), "{said}");
+}
+
+#[test]
 fn without_cpu_0_the_service_domain_has_no_pool_of_its_own() {
     let mut node = Node::booted(2, 1, 1);
     settle(&mut node, GUEST);
