@@ -44,12 +44,23 @@ pub struct Story {
 pub struct Program {
     /// What the cached store must have.
     pub parts: &'static [Part],
-    /// Whether the server serves the cached store itself, or a small one of its own.
+    /// Whether the server serves the cached store itself, or a small one of its own, for tiny disks: nothing
+    /// in those answers when it has started, so nobody waits for that.
     pub cached_store: bool,
     /// Changes the server's options.
     pub options: fn(Options) -> Options,
     /// How many stories are played at once.
     pub at_once: usize,
+}
+
+impl Program {
+    /// Stories of tiny disks, one after the other.
+    pub const TINY: Program = Program {
+        parts: &[Part::Ram],
+        cached_store: false,
+        options: |options| options,
+        at_once: 1,
+    };
 }
 
 /// The `main` of a test program: prepares the artefacts, enters the namespaces, plays.
@@ -98,7 +109,9 @@ impl Stage {
         } else {
             artefacts.small_store(folder.path())?
         };
-        let options = (program.options)(Options::new(&store));
+        let mut options = Options::new(&store);
+        options.check_start = program.cached_store;
+        let options = (program.options)(options);
         let server = Server::start(&artefacts.programs, &folder.path().join("server"), &options)?;
         let (rack, server) = (Mutex::new(rack), Mutex::new(server));
         Ok(Stage { rack, server, artefacts, store, folder })

@@ -9,23 +9,14 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use rack::{
-    Part, Size,
+    Size,
     stage::{self, PATIENCE, Program, Stage, Story},
     tiny::BOOTS,
     tool,
 };
 use serde_json::Value;
 
-static PROGRAM: Program = Program {
-    parts: &[Part::Ram],
-    cached_store: false,
-    options: |mut options| {
-        // Nothing in a tiny disk answers.
-        options.check_start = false;
-        options
-    },
-    at_once: 1,
-};
+static PROGRAM: Program = Program::TINY;
 
 fn main() -> ExitCode {
     let stories = vec![

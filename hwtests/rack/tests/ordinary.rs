@@ -14,15 +14,7 @@ use rack::{
     tiny::BOOTS,
 };
 
-static PROGRAM: Program = Program {
-    parts: &[Part::Ram],
-    cached_store: false,
-    options: |mut options| {
-        options.check_start = false;
-        options
-    },
-    at_once: 1,
-};
+static PROGRAM: Program = Program::TINY;
 
 /// The user of that name on every Linux.
 const NOBODY: u32 = 65534;

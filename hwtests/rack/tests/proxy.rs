@@ -10,21 +10,18 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use rack::{
-    Bus, Dhcp, DiskSpec, Firmware, Neighbour, Node, NodeSpec, Part, Size,
+    Bus, Dhcp, DiskSpec, Firmware, Neighbour, Node, NodeSpec, Size,
     rack::ADDRESS,
     stage::{self, PATIENCE, Program, Stage, Story},
     tool,
 };
 
 static PROGRAM: Program = Program {
-    parts: &[Part::Ram],
-    cached_store: false,
     options: |mut options| {
         options.dhcp = Dhcp::Proxy;
-        options.check_start = false;
         options
     },
-    at_once: 1,
+    ..Program::TINY
 };
 
 /// Where the foreign server lives, and a client without firmware.

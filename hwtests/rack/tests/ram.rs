@@ -10,21 +10,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use rack::{
-    Bmc, Bus, DiskSpec, Firmware, Kernel, Node, NodeSpec, Part, Size,
+    Bmc, Bus, DiskSpec, Firmware, Kernel, Node, NodeSpec, Size,
     stage::{self, PATIENCE, Program, Stage, Story},
     tool,
 };
 
-static PROGRAM: Program = Program {
-    parts: &[Part::Ram],
-    cached_store: false,
-    options: |mut options| {
-        // Nothing in a tiny disk answers.
-        options.check_start = false;
-        options
-    },
-    at_once: 1,
-};
+static PROGRAM: Program = Program::TINY;
 
 fn main() -> ExitCode {
     let stories = vec![

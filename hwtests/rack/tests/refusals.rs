@@ -11,15 +11,14 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MsFlags, mount, umount};
 use rack::{
-    Part, Size, Tiny,
+    Size, Tiny,
     api::{Api, Refusal},
     rack::ADDRESS,
     stage::{self, Program, Stage, Story},
 };
 use serde_json::{Value, json};
 
-static PROGRAM: Program =
-    Program { parts: &[Part::Ram], cached_store: false, options: |options| options, at_once: 1 };
+static PROGRAM: Program = Program::TINY;
 
 fn main() -> ExitCode {
     let stories = vec![

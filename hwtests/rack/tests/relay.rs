@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use rack::{
-    Neighbour, Part, Size,
+    Neighbour, Size,
     api::Enroll,
     rack::ADDRESS,
     stage::{self, PATIENCE, Program, Stage, Story},
@@ -26,17 +26,14 @@ const FAR: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 1);
 const MAC: &str = "52:54:00:79:00:01";
 
 static PROGRAM: Program = Program {
-    parts: &[Part::Ram],
-    cached_store: false,
     options: |mut options| {
-        options.check_start = false;
         options.more = format!(
             "\n[[dhcp.subnets]]\nnetwork = \"10.79.0.0/24\"\n\
              pools = [\"10.79.0.100-10.79.0.149\"]\nrouter = \"{FAR}\"\n"
         );
         options
     },
-    at_once: 1,
+    ..Program::TINY
 };
 
 fn main() -> ExitCode {

@@ -12,23 +12,20 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use protocol::Step;
 use rack::{
-    BootFirst, Bus, DiskSpec, Firmware, NodeSpec, Part, Size,
+    BootFirst, Bus, DiskSpec, Firmware, NodeSpec, Size,
     stage::{self, PATIENCE, Program, Stage, Story, is_at},
     tiny::{self, BOOTS},
 };
 use serde_json::json;
 
 static PROGRAM: Program = Program {
-    parts: &[Part::Ram],
-    cached_store: false,
     options: |mut options| {
-        // Nothing in a tiny disk answers.
-        options.check_start = false;
         // A fault that stays is not tried for longer than it takes to see that it does.
         options.failures = 2;
         options
     },
     at_once: 2,
+    ..Program::TINY
 };
 
 fn main() -> ExitCode {

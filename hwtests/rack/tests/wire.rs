@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use rack::{
-    Part, Size,
+    Size,
     rack::ADDRESS,
     stage::{self, PATIENCE, Program, Stage, Story},
     tiny::BOOTS,
@@ -28,14 +28,11 @@ const FLIPS: i64 = 2;
 const DEPTH: i64 = 50_000;
 
 static PROGRAM: Program = Program {
-    parts: &[Part::Ram],
-    cached_store: false,
     options: |mut options| {
-        options.check_start = false;
         options.listen = BEHIND;
         options
     },
-    at_once: 1,
+    ..Program::TINY
 };
 
 fn main() -> ExitCode {
