@@ -13,7 +13,7 @@ BENCH_PACKAGES := kea-dhcp4-server kea-admin casync nginx-light qemu-block-extra
     udpcast zsync
 
 # Stories that take minutes and of which `make test` plays a shorter one.
-TORTURE := bios_seed_and_guests
+TORTURE := bios_seed_and_guests a_dom0_whose_agent_dies
 
 TRIPLE   := x86_64-unknown-linux-gnu
 BUILT    := $(CURDIR)/target/$(TRIPLE)
@@ -118,5 +118,5 @@ bench: bench-deps programs
 torture: deps agent
 	cargo test --locked -p images --test power -- --ignored
 	cargo build --locked -p pxe
-	$(RACK) cargo test --locked -p rack --test dom0 -- $(TORTURE)
-	$(RACK) cargo test --locked -p rack --test life
+	$(RACK) cargo test --locked -p rack --test dom0 -- bios_seed_and_guests
+	$(RACK) cargo test --locked -p rack --test host -- a_dom0_whose_agent_dies

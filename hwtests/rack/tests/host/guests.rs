@@ -35,16 +35,21 @@ const DISKS: &str = "set -e; mkdir -p /srv/words; cd /srv/words; [ -e done ] || 
     echo 'the word of the volume' | dd of=/dev/words/volume conv=fsync
     losetup -f --show /srv/words/device.img >done; } >/dev/null 2>&1; cat done";
 
-/// Kills the agent once it is in the middle of this word of xl.
-fn kill_during(word: &str) -> String {
-    format!(
-        "nohup bash -c 'for try in $(seq 2000); do pgrep -f \"[x]l {word}\" >/dev/null && \
-         systemctl kill -s KILL --kill-whom=main billet-agent && echo {word} >>/run/killed && exit; \
-         sleep 0.1; done' >/dev/null 2>&1 &"
-    )
-}
-
 impl Host<'_> {
+    /// Has the agent killed once it is in the middle of this word of xl, where it is to die.
+    fn dies_during(&self, word: &str) -> Result<()> {
+        if !self.dies {
+            return Ok(());
+        }
+        // `[x]l`: the loop must not find itself. Debian's `xl` is a script that becomes xl.
+        self.ssh(&format!(
+            "nohup bash -c 'for try in $(seq 2000); do pgrep -f \"[x]l {word}\" >/dev/null && \
+             systemctl kill -s KILL --kill-whom=main billet-agent && \
+             echo {word} >>/run/killed && exit; sleep 0.1; done' >/dev/null 2>&1 &"
+        ))
+        .map(drop)
+    }
+
     /// Waits until Xen says all of this of the guest `pv`.
     fn pv_is(&self, wanted: &[&str]) -> Result<()> {
         let began = Instant::now();
@@ -86,8 +91,8 @@ impl Host<'_> {
         Ok(())
     }
 
-    /// A running guest is changed in every way that there is, with the agent killed after every
-    /// step: it is the same domain, and is never started again.
+    /// A running guest is changed in every way that there is: it is the same domain, and is never started
+    /// again.
     pub(crate) fn guests_change_live(&self) -> Result<()> {
         self.ssh(DISKS).context("making disks")?;
         let id = self.ssh("echo id $(xl domid pv)")?;
@@ -132,24 +137,26 @@ impl Host<'_> {
         Ok(())
     }
 
-    /// Through pauses and files, with the agent killed after every step and in the middle of two.
+    /// Through pauses and files.
     pub(crate) fn guests_rest(&self) -> Result<()> {
         let states = "xl list | awk '$1 == \"pv\" {print $5}'";
         self.becomes(&Shape { pv: "state = \"paused\"", ..USUAL })?;
         let state = self.ssh(states)?;
         ensure!(state.contains('p'), "it is not paused: {state}");
-        self.ssh(&kill_during("save"))?;
+        self.dies_during("save")?;
         self.becomes(&Shape { pv: "state = \"saved\"", ..USUAL })?;
         ensure!(self.ssh(states)?.trim().is_empty(), "it is saved and still there");
-        self.ssh(&kill_during("restore"))?;
+        self.dies_during("restore")?;
         self.becomes(&Shape { pv: "weight = 512\ncap = 80", ..USUAL })?;
         self.pv_is(&["weight 512 80"])?;
         self.answers("10.9.0.2")?;
         ensure!(self.starts()? == 1, "it was started again, not restored");
-        let killed = self.ssh("cat /run/killed")?;
-        ensure!(killed == "save\nrestore\n", "the agent was not killed in both: {killed}");
-        self.event("state.repaired", &["pv was half made"])?;
-        self.lives()?;
+        if self.dies {
+            let killed = self.ssh("cat /run/killed || true")?;
+            ensure!(killed == "save\nrestore\n", "the agent was not killed in both: {killed}");
+            self.event("state.repaired", &["pv was half made"])?;
+            self.lives()?;
+        }
         // It stops, and meanwhile interrupts move to one of the service domain's two CPUs.
         let service = "interrupts = \"0\"";
         self.becomes(&Shape { pv: "state = \"stopped\"", service, ..USUAL })?;
