@@ -66,15 +66,14 @@ impl Part {
 impl Programs {
     /// From `BILLET` and `BILLET_AGENT`, or what cargo built last.
     pub fn find() -> Result<Self> {
-        Ok(Programs {
-            billet: find("BILLET", "billet", &["debug", "release"], "cargo build -p pxe")?,
-            agent: find(
-                "BILLET_AGENT",
-                "billet-agent",
-                &["agent"],
-                "cargo build --profile agent -p agent",
-            )?,
-        })
+        let billet = find("BILLET", "billet", &["debug", "release"], "cargo build -p pxe")?;
+        Ok(Programs { billet, agent: Programs::agent()? })
+    }
+
+    /// The agent alone, from `BILLET_AGENT` or what cargo built last.
+    pub fn agent() -> Result<PathBuf> {
+        let build = "cargo build --profile agent -p agent";
+        find("BILLET_AGENT", "billet-agent", &["agent"], build)
     }
 }
 

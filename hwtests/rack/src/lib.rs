@@ -31,6 +31,7 @@ pub mod netdevsim;
 pub mod netlink;
 pub mod node;
 pub mod perftest;
+pub mod played;
 pub mod qmp;
 pub mod rack;
 pub mod server;

@@ -4,9 +4,10 @@
 use std::{
     env,
     path::{Path, PathBuf},
+    process::{Command, Output},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Where a package's program may be; `sbin` is often not in an ordinary user's `PATH`.
 const FOLDERS: [&str; 4] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin"];
@@ -30,4 +31,21 @@ pub fn file(what: &str, places: &[&str], package: &str) -> Result<PathBuf> {
         },
         |path| Ok(path.to_owned()),
     )
+}
+
+/// Runs `program` with these words.
+pub fn run(program: &str, words: &str) -> Result<Output> {
+    let output = Command::new(program).args(words.split_whitespace()).output();
+    output.with_context(|| format!("running {program} {words}"))
+}
+
+/// The same: what it printed.
+///
+/// # Errors
+/// When it fails: with what it said.
+pub fn said(program: &str, words: &str) -> Result<String> {
+    let output = run(program, words)?;
+    let error = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    ensure!(output.status.success(), "{program} {words}: {error}");
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -13,15 +13,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::mount::{MsFlags, mount};
 use rack::{
     artefacts::Programs,
+    hardware::Hardware,
     kernel::{self, Kernel},
+    played::{Played, Story, tell},
+    tool::{run, said},
 };
-
-type Story = (&'static str, fn() -> Result<()>);
 
 const STORIES: [Story; 9] = [
     ("a_vlan_aware_bridge_keeps_vlans_apart", vlans_apart),
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
 /// Of one story: played here, or by the machine that plays all of them.
 fn outcome(name: &str) -> Result<(), String> {
     static CAPABLE: OnceLock<bool> = OnceLock::new();
-    static PLAYED: OnceLock<Result<Vec<(String, String)>, String>> = OnceLock::new();
+    static PLAYED: OnceLock<Result<Played, String>> = OnceLock::new();
     if *CAPABLE.get_or_init(|| play_here("capable").is_ok_and(|said| said == "ok")) {
         return match play_here(name).map_err(|error| format!("{error:#}"))?.as_str() {
             "ok" => Ok(()),
@@ -65,17 +66,12 @@ fn outcome(name: &str) -> Result<(), String> {
     }
     let played = PLAYED.get_or_init(|| play_in_machine().map_err(|error| format!("{error:#}")));
     let played = played.as_ref().map_err(Clone::clone)?;
-    match played.iter().find(|(story, _)| story == name) {
-        Some((_, said)) if said == "ok" => Ok(()),
-        Some((_, said)) => Err(said.clone()),
-        None => Err("the machine ended before it played this".to_owned()),
-    }
+    played.outcome(name).map_err(|error| format!("{error:#}"))
 }
 
 /// In a process and a namespace of its own: what it said.
 fn play_here(name: &str) -> Result<String> {
-    let agent = env::var_os("BILLET_AGENT").map(PathBuf::from);
-    let agent = agent.map_or_else(|| Programs::find().map(|programs| programs.agent), Ok)?;
+    let agent = Programs::agent()?;
     let own = env::current_exe().context("finding the program itself")?;
     let output = Command::new(own).args(["--story", name]).env("BILLET_AGENT", agent).output();
     let output = output.with_context(|| format!("playing {name}"))?;
@@ -85,31 +81,14 @@ fn play_here(name: &str) -> Result<String> {
     }
 }
 
-fn play_in_machine() -> Result<Vec<(String, String)>> {
-    let agent = env::var_os("BILLET_AGENT").map(PathBuf::from);
-    let agent = agent.map_or_else(|| Programs::find().map(|programs| programs.agent), Ok)?;
+fn play_in_machine() -> Result<Played> {
     let folder = tempfile::tempdir().context("making a folder")?;
     let machine = Kernel {
         modules: &["bridge", "8021q", "bonding", "veth", "dummy"],
         programs: &[("ip", "iproute2"), ("bridge", "iproute2")],
-        files: &[("bin/billet-agent", agent)],
+        files: &[("bin/billet-agent", Programs::agent()?)],
     };
-    let mut played = Vec::new();
-    let mut lines = Vec::new();
-    machine.run(folder.path(), "", PATIENCE, |line| {
-        lines.push(line.to_owned());
-        if let Some((name, said)) =
-            line.split_once("story ").and_then(|(_, rest)| rest.split_once(": "))
-        {
-            played.push((name.to_owned(), said.replace(" | ", "\n")));
-        }
-    })?;
-    for note in lines.iter().filter(|line| line.starts_with("note ")) {
-        println!("{note}");
-    }
-    let end = &lines[lines.len().saturating_sub(20)..];
-    ensure!(!played.is_empty(), "the machine played nothing; it said:\n{}", end.join("\n"));
-    Ok(played)
+    Played::on(&machine, &Hardware::plain()?, folder.path(), "", PATIENCE)
 }
 
 /// Inside the machine.
@@ -121,11 +100,11 @@ fn play_all() -> Result<()> {
             .env("BILLET_AGENT", "/bin/billet-agent")
             .output()
             .with_context(|| format!("playing {name}"))?;
-        let said = match output.status.success() {
-            true => "ok".to_owned(),
-            false => String::from_utf8_lossy(&output.stderr).trim().replace('\n', " | "),
+        let ended = match output.status.success() {
+            true => Ok(()),
+            false => Err(anyhow!("{}", String::from_utf8_lossy(&output.stderr).trim())),
         };
-        println!("\nstory {name}: {said}");
+        tell(name, &ended);
         for line in String::from_utf8_lossy(&output.stdout).lines() {
             println!("note {name}: {line}");
         }
@@ -164,18 +143,6 @@ fn capable() -> Result<()> {
     ip("link add bond0 type bond")?;
     ip("link add link br0 name br0.5 type vlan id 5")?;
     ip("link add d0 type dummy")
-}
-
-fn run(program: &str, words: &str) -> Result<Output> {
-    let output = Command::new(program).args(words.split_whitespace()).output();
-    output.with_context(|| format!("running {program} {words}"))
-}
-
-fn said(program: &str, words: &str) -> Result<String> {
-    let output = run(program, words)?;
-    let error = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    ensure!(output.status.success(), "{program} {words}: {error}");
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn ip(words: &str) -> Result<()> {

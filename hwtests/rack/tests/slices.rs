@@ -22,10 +22,10 @@ use rack::{
     kernel::{self, Kernel},
     netdevsim::{self, cut},
     perftest,
+    played::{Played, Story, tell},
+    tool::{run, said},
 };
 use serde_json::Value;
-
-type Story = (&'static str, fn() -> Result<()>);
 
 const NETDEVSIM: [Story; 4] = [
     ("guids_of_3_vfs_go_in_and_come_out", guids_of_three),
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
 /// One machine, started when the first of its stories is asked for.
 struct Machine {
     name: &'static str,
-    played: OnceLock<Result<Vec<(String, String)>, String>>,
+    played: OnceLock<Result<Played, String>>,
 }
 
 static SIM: Machine = Machine { name: "netdevsim", played: OnceLock::new() };
@@ -78,16 +78,11 @@ impl Machine {
     fn outcome(&self, name: &str) -> Result<(), String> {
         let played = self.played.get_or_init(|| self.play().map_err(|error| format!("{error:#}")));
         let played = played.as_ref().map_err(Clone::clone)?;
-        match played.iter().find(|(story, _)| story == name) {
-            Some((_, said)) if said == "ok" => Ok(()),
-            Some((_, said)) => Err(said.clone()),
-            None => Err("the machine ended before it played this".to_owned()),
-        }
+        played.outcome(name).map_err(|error| format!("{error:#}"))
     }
 
-    fn play(&self) -> Result<Vec<(String, String)>> {
-        let agent = env::var_os("BILLET_AGENT").map(PathBuf::from);
-        let agent = agent.map_or_else(|| Programs::find().map(|programs| programs.agent), Ok)?;
+    fn play(&self) -> Result<Played> {
+        let agent = Programs::agent()?;
         let folder = tempfile::tempdir().context("making a folder")?;
         let folder = folder.path();
         let mut files = vec![("bin/billet-agent".to_owned(), agent)];
@@ -112,7 +107,7 @@ impl Machine {
             files: &files,
         };
         if self.name != "roce" {
-            return self.play_on(&machine, &hardware, folder);
+            return Played::on(&machine, &hardware, folder, self.name, PATIENCE);
         }
         let other = folder.join("other");
         fs::create_dir(&other).context("making a folder")?;
@@ -126,33 +121,10 @@ impl Machine {
                 });
                 (ran, said)
             });
-            let played = self.play_on(&machine, &hardware, folder);
+            let played = Played::on(&machine, &hardware, folder, self.name, PATIENCE);
             let peer = peer.join();
             played.with_context(|| format!("the other machine said {peer:?}"))
         })
-    }
-
-    fn play_on(
-        &self,
-        machine: &Kernel<'_>,
-        hardware: &Hardware,
-        folder: &Path,
-    ) -> Result<Vec<(String, String)>> {
-        let (mut played, mut lines) = (Vec::new(), Vec::new());
-        machine.run_on(hardware, folder, self.name, PATIENCE, |line| {
-            lines.push(line.to_owned());
-            if let Some((name, said)) =
-                line.split_once("story ").and_then(|(_, rest)| rest.split_once(": "))
-            {
-                played.push((name.to_owned(), said.replace(" | ", "\n")));
-            }
-        })?;
-        for note in lines.iter().filter(|line| line.starts_with("note ")) {
-            println!("{note}");
-        }
-        let end = &lines[lines.len().saturating_sub(20)..];
-        ensure!(!played.is_empty(), "the machine played nothing; it said:\n{}", end.join("\n"));
-        Ok(played)
     }
 }
 
@@ -171,26 +143,9 @@ fn play() -> Result<()> {
         }
     };
     for (name, story) in stories {
-        let said = match story() {
-            Ok(()) => "ok".to_owned(),
-            Err(error) => format!("{error:#}").replace('\n', " | "),
-        };
-        println!("\nstory {name}: {said}");
+        tell(name, &story());
     }
     Ok(())
-}
-
-fn run(program: &str, words: &str) -> Result<Output> {
-    let mut command = Command::new(format!("/bin/{program}"));
-    let output = command.args(words.split_whitespace()).output();
-    output.with_context(|| format!("running {program} {words}"))
-}
-
-fn said(program: &str, words: &str) -> Result<String> {
-    let output = run(program, words)?;
-    let error = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    ensure!(output.status.success(), "{program} {words}: {error}");
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// What it said while it refused.

@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(900);
 
 /// All rows.
 pub fn run(folder: &Path) -> Result<Vec<Row>> {
-    let agent = Programs::find()?.agent;
+    let agent = Programs::agent()?;
     let medians = if capable()? { measure(&agent, folder)? } else { in_machine(agent, folder)? };
     let [first, batch, again, look] = medians[..] else {
         anyhow::bail!("four medians are wanted, {medians:?} came");

@@ -59,7 +59,7 @@ fn in_machine(folder: &Path, what: &str, hardware: &Hardware) -> Result<Vec<f64>
         modules: &["psample", "ib_core", "igb", "vfio_iommu_type1", "vfio-pci"],
         programs: &[("ip", "iproute2")],
         files: &[
-            ("bin/billet-agent", Programs::find()?.agent),
+            ("bin/billet-agent", Programs::agent()?),
             (netdevsim::INSIDE, netdevsim::module()?),
         ],
     };
