@@ -3,7 +3,7 @@
 //! run makes the image whole.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     sync::OnceLock,
@@ -18,7 +18,9 @@ use images::{
 use libtest_mimic::{Arguments, Failed, Trial};
 use rack::{
     artefacts::Programs,
+    hardware::Hardware,
     kernel::{self, Kernel},
+    played::{Played, tell},
 };
 
 type Story = (&'static str, fn(&Disk) -> Result<()>);
@@ -51,18 +53,10 @@ fn main() -> ExitCode {
 }
 
 fn outcome(name: &str) -> Result<(), String> {
-    static PLAYED: OnceLock<Result<Vec<String>, String>> = OnceLock::new();
+    static PLAYED: OnceLock<Result<Played, String>> = OnceLock::new();
     let played = PLAYED.get_or_init(|| play_in_machine().map_err(|error| format!("{error:#}")));
-    let lines = played.as_ref().map_err(Clone::clone)?;
-    let said = lines.iter().find_map(|line| line.strip_prefix(&format!("story {name}: ")));
-    match said {
-        Some("ok") => Ok(()),
-        Some(said) => Err(said.to_owned()),
-        None => {
-            let end = &lines[lines.len().saturating_sub(20)..];
-            Err(format!("the machine did not play it; it said:\n{}", end.join("\n")))
-        }
-    }
+    let played = played.as_ref().map_err(Clone::clone)?;
+    played.outcome(name).map_err(|error| format!("{error:#}"))
 }
 
 /// Noise with a boot sector, and never the same byte twice where it matters.
@@ -77,9 +71,8 @@ fn image() -> Vec<u8> {
     bytes
 }
 
-fn play_in_machine() -> Result<Vec<String>> {
-    let agent = env::var_os("BILLET_AGENT").map(PathBuf::from);
-    let agent = agent.map_or_else(|| Programs::find().map(|programs| programs.agent), Ok)?;
+fn play_in_machine() -> Result<Played> {
+    let agent = Programs::agent()?;
     let folder = tempfile::tempdir().context("making a folder")?;
     let place = folder.path().join("store");
     let raw = folder.path().join("image.raw");
@@ -93,9 +86,7 @@ fn play_in_machine() -> Result<Vec<String>> {
         programs: &[("dmsetup", "dmsetup")],
         files: &files,
     };
-    let mut lines = Vec::new();
-    machine.run(folder.path(), "", PATIENCE, |line| lines.push(line.to_owned()))?;
-    Ok(lines)
+    Played::on(&machine, &Hardware::plain()?, folder.path(), "", PATIENCE)
 }
 
 fn gather(folder: &Path, inside: &str, files: &mut Vec<(String, PathBuf)>) -> Result<()> {
@@ -113,11 +104,7 @@ fn gather(folder: &Path, inside: &str, files: &mut Vec<(String, PathBuf)>) -> Re
 /// Inside the machine.
 fn play_all() -> Result<()> {
     for (name, play) in STORIES {
-        let said = match Disk::new().and_then(|disk| play(&disk)) {
-            Ok(()) => "ok".to_owned(),
-            Err(error) => format!("{error:#}").replace('\n', " | "),
-        };
-        println!("\nstory {name}: {said}");
+        tell(name, &Disk::new().and_then(|disk| play(&disk)));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@
 
 use std::{
     env, fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, ExitCode, Output},
     sync::OnceLock,
     thread,

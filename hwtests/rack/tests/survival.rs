@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Story { name: "image_larger_than_the_disk", play: image_too_large },
         Story { name: "two_disks_that_fit", play: two_disks },
         Story { name: "no_disk", play: no_disk },
+        Story { name: "kexec_that_cannot_be_is_a_restart", play: no_kexec },
         Story { name: "unknown_then_enrolled_then_nothing_to_do", play: unknown_machine },
     ];
     stage::run(&PROGRAM, stories)
@@ -212,6 +213,31 @@ fn no_disk(stage: &Stage) -> Result<()> {
     let reason = stage.refused(&stage.deploy(&node, "none")?, PATIENCE)?;
     ensure!(reason.contains("disk"), "{reason}");
     node.cut();
+    Ok(())
+}
+
+/// Through the firmware instead, and the deployment says so: of an image that names no kernel, and of one
+/// whose partition has no file system.
+fn no_kexec(stage: &Stage) -> Result<()> {
+    let tiny = stage.tiny("told", Size::mib(8))?;
+    let (store, disk) = (stage.store().to_string_lossy(), tiny.path.to_string_lossy());
+    let seed = tiny::SEED.to_string();
+    let import = ["image", "import", "--store", &store, "--name", "named", "--seed", &seed];
+    stage.billet(&[&import[..], &["--kernel", "1:/vmlinuz", &disk]].concat())?;
+    let node = stage.enrolled_for("told", &tiny, None)?;
+    node.boot_first(BootFirst::Net);
+    let ways = [
+        ("told", "the image does not say how to start it by kexec"),
+        ("named", "kexec failed: mounting /dev/vda1 as ext4"),
+    ];
+    for (image, why) in ways {
+        let request = json!({ "image": image, "restart": "kexec" });
+        let done = stage.done(&stage.deploy_with(&node, &request)?, PATIENCE)?;
+        let note = done.progress.and_then(|progress| progress.note).unwrap_or_default();
+        ensure!(note.starts_with(&format!("through the firmware: {why}")), "it says: {note}");
+        node.console().wait_for(&format!("{BOOTS} told"), PATIENCE)?;
+        node.cut();
+    }
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use images::{
     Digest,
     format::{Format, Unfit},
     import,
+    manifest::Boot,
     store::Store,
 };
 use serde_json::json;
@@ -111,11 +112,36 @@ pub(super) struct Import {
     /// What the file is, when its first bytes do not tell: raw, qcow2, vmdk, vhd or vhdx.
     #[arg(long)]
     format: Option<Format>,
+    /// The kernel for nodes that start by kexec: the number of the partition (ext4) and the path in it.
+    #[arg(long, value_name = "NUMBER:PATH", value_parser = kernel)]
+    kernel: Option<(u32, String)>,
+    /// The initial RAM disk for that kernel, in the same partition.
+    #[arg(long, requires = "kernel", value_name = "PATH")]
+    ramdisk: Option<String>,
+    /// The command line for that kernel.
+    #[arg(long, requires = "kernel", default_value = "", value_name = "LINE")]
+    command_line: String,
     /// The disk, or `-`.
     disk: PathBuf,
     /// Print JSON, for programs.
     #[arg(long)]
     json: bool,
+}
+
+impl Import {
+    fn boot(&self) -> Option<Boot> {
+        let (partition, kernel) = self.kernel.clone()?;
+        let (ramdisk, command_line) = (self.ramdisk.clone(), self.command_line.clone());
+        Some(Boot { partition, kernel, ramdisk, command_line })
+    }
+}
+
+/// `1:/boot/vmlinuz`.
+fn kernel(typed: &str) -> Result<(u32, String), String> {
+    let wanted = "a partition's number and an absolute path in it, as in 1:/boot/vmlinuz";
+    let (number, path) = typed.split_once(':').ok_or(wanted)?;
+    let number = number.parse().map_err(|_| wanted)?;
+    if path.starts_with('/') { Ok((number, path.to_owned())) } else { Err(wanted.to_owned()) }
 }
 
 /// Where `billet serve` looks for images when nothing is configured.
@@ -167,6 +193,7 @@ fn import(args: &Import) -> anyhow::Result<()> {
     options.seed = args.seed;
     options.sector_size = args.sector_size;
     options.format = args.format;
+    options.boot = args.boot();
     let imported = import_disk(&store, &args.disk, options)?;
     if args.json {
         return text::json(&json!({
