@@ -1,12 +1,14 @@
 //! What may be asked of guests, and what may happen to them.
 
 use std::{
+    fs::{self, File},
+    process::Command,
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use rack::{api::Event, guest};
+use rack::{api::Event, guest, tool};
 use serde_json::Value;
 
 use crate::{
@@ -276,6 +278,38 @@ impl Host<'_> {
         let gone = "xl destroy theirs; vgchange -q -an words >/dev/null; losetup -D; xl list";
         let list = self.ssh(gone)?;
         ensure!(!list.contains("deaf"), "it is still there:\n{list}");
+        Ok(())
+    }
+
+    /// A guest with a firmware and devices of its own: QEMU stands between it and a qcow2 disk.
+    pub(crate) fn hvm_has_a_qcow2_disk(&self) -> Result<()> {
+        let folder = tempfile::tempdir().context("making a folder")?;
+        let [raw, qcow2] = ["raw", "qcow2"].map(|kind| folder.path().join(kind));
+        let mut word = b"the word of the qcow2\n".to_vec();
+        word.resize(4 << 20, 0);
+        fs::write(&raw, word).context("writing a disk")?;
+        let mut convert = Command::new(tool::program("qemu-img", "qemu-utils")?);
+        let convert = convert.args(["convert", "-f", "raw", "-O", "qcow2"]).args([&raw, &qcow2]);
+        ensure!(convert.status().context("running qemu-img")?.success(), "there is no qcow2");
+        let disk = File::open(&qcow2).context("opening a disk")?;
+        let server = self.stage.server();
+        server.key().run_with(&server.target(NODE)?, "cat >/srv/hvm.qcow2", disk)?;
+        drop(server);
+        let hvm = format!(
+            "[[guest]]\nname = \"hvm\"\ntype = \"hvm\"\nmemory = \"160MiB\"\n{}\
+             [[guest.nic]]\nbridge = \"br0\"\nvlan = 10\n\
+             [[guest.disk]]\npath = \"/srv/hvm.qcow2\"\nformat = \"qcow2\"\nas = \"xvda\"\n",
+            boot("gip=10.9.0.5/24 plug=yes")
+        );
+        self.becomes(&Shape { more: &hvm, ..USUAL })?;
+        self.printed("hvm", "xvda says: the word of the qcow2")?;
+        self.answers("10.9.0.5")?;
+        self.is_used("hvm", &["cpu_ms", "received", "sent"])?;
+        let plan = self.ssh("billet-agent plan")?;
+        ensure!(plan.is_empty(), "not all is as desired:\n{plan}");
+        self.becomes(&USUAL)?;
+        let list = self.ssh("xl list")?;
+        ensure!(!list.contains("hvm"), "it is still there:\n{list}");
         Ok(())
     }
 

@@ -55,7 +55,7 @@ fn story(stage: &Stage, dies: bool) -> Result<()> {
     stage.done(&deployment, PATIENCE).context("imaging")?;
     let host = Host { stage, dies };
     host.prepare()?;
-    let chapters: [(&str, Chapter); 9] = [
+    let usual: [(&str, Chapter); 8] = [
         ("shaping it, the agent killed after every step", |host| host.is_shaped()),
         ("changing guests that run", |host| host.guests_change_live()),
         ("pausing, saving, restoring, stopping", |host| host.guests_rest()),
@@ -64,8 +64,12 @@ fn story(stage: &Stage, dies: bool) -> Result<()> {
         ("undoing a guest that cannot start", |host| host.failed_guest_is_undone()),
         ("strangers, and one that does not hear", |host| host.strangers_and_the_deaf()),
         ("taking back a change that cuts the node off", |host| host.cut_is_taken_back()),
-        ("starting again", |host| host.survives_a_reboot()),
     ];
+    let mut chapters = Vec::from(usual);
+    if dies {
+        chapters.push(("emulating a machine", |host| host.hvm_has_a_qcow2_disk()));
+    }
+    chapters.push(("starting again", |host| host.survives_a_reboot()));
     let mut failed = Vec::new();
     for (what, play) in chapters {
         let began = Instant::now();
