@@ -10,7 +10,7 @@ PACKAGES := attr build-essential busybox-static ca-certificates curl dnsmasq-bas
     mtools openipmi openssh-client ovmf qemu-system-x86 qemu-utils skopeo strace tftp-hpa atftp uidmap umoci util-linux \
     xz-utils zstd
 BENCH_PACKAGES := kea-dhcp4-server kea-admin casync nginx-light qemu-block-extra rsync bmap-tools partclone \
-    udpcast zsync
+    udpcast zsync libssl-dev liblzma-dev libzstd-dev pkg-config
 
 # Stories that take minutes and of which `make test` plays a shorter one.
 TORTURE := bios_seed_and_guests a_dom0_whose_agent_dies
@@ -18,11 +18,12 @@ TORTURE := bios_seed_and_guests a_dom0_whose_agent_dies
 TRIPLE   := x86_64-unknown-linux-gnu
 BUILT    := $(CURDIR)/target/$(TRIPLE)
 DENY     := 0.20.2
+COREOS   := 0.27.0
 # The programs that the rack's tests are to start.
 RACK     := BILLET=$(BUILT)/debug/billet BILLET_AGENT=$(BUILT)/agent/billet-agent
 export PATH := $(CURDIR)/target/tools/bin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: all deps bench-deps check lint licences agent programs unit devices system e2e demo test bench torture
+.PHONY: all deps bench-deps check lint licences agent programs unit devices system e2e demo test peers bench torture
 
 all: programs
 
@@ -111,7 +112,13 @@ demo: deps programs
 	BILLET=$(BUILT)/release/billet BILLET_AGENT=$(BUILT)/agent/billet-agent \
 	    cargo run --locked --quiet --release -p rack -- demo
 
-bench: bench-deps programs
+## a peer that Debian does not have
+peers: bench-deps
+	@coreos-installer --version >/dev/null 2>&1 || \
+	    RUSTFLAGS="-C target-feature=-crt-static" \
+	    cargo install --quiet --locked --root target/tools coreos-installer@$(COREOS) --target $(TRIPLE)
+
+bench: bench-deps peers programs
 	BILLET=$(BUILT)/release/billet BILLET_AGENT=$(BUILT)/agent/billet-agent \
 	    cargo run --locked --quiet --release -p rack -- bench $(if $(ONLY),--only $(ONLY))
 

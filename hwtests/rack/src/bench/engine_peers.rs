@@ -33,6 +33,8 @@ pub enum Writer {
     },
     /// `curl | zstd -d | dd oflag=direct`
     Dd,
+    /// `coreos-installer install`, of the same compressed disk.
+    CoreosInstaller,
     /// `qemu-img convert` from a compressed qcow2.
     QemuImg,
     /// casync, with the disk itself as seed.
@@ -56,6 +58,7 @@ impl Writer {
         match self {
             Writer::Billet { .. } => "billet",
             Writer::Dd => "curl|zstd|dd",
+            Writer::CoreosInstaller => "coreos-installer",
             Writer::QemuImg => "qemu-img",
             Writer::Casync => "casync",
             Writer::Rsync => "rsync",
@@ -94,6 +97,10 @@ impl Writer {
                 "curl -sf {HTTP}/{name}.zst | zstd -dcq | \
                  dd {} bs=4M iflag=fullblock oflag=direct conv=fsync status=none",
                 target.output()
+            )),
+            Writer::CoreosInstaller => shell(&format!(
+                "coreos-installer install --insecure --image-url {HTTP}/{name}.zst {device} && \
+                 sync {device}"
             )),
             Writer::QemuImg => shell(&format!(
                 "qemu-img convert -n -T none -t none -W -f qcow2 -O raw {HTTP}/{name}.qcow2 {device} \

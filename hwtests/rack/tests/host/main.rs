@@ -289,6 +289,10 @@ impl Host<'_> {
             ensure!(began.elapsed() < PATIENCE, "a reboot is needed still: {}", self.status()?);
             sleep(Duration::from_secs(1));
         }
+        // It is still being shaped: guests come one after the other.
+        let shaped = "for try in $(seq 150); do [ -n \"$(billet-agent plan)\" ] || exit 0; sleep 2; \
+                      done; billet-agent plan; exit 1";
+        self.ssh(shaped).context("waiting for a plan of nothing")?;
         self.is_in_shape()?;
         self.is_told_by_hand()?;
         // The most that it ever had, after all of a start.
