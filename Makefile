@@ -19,6 +19,7 @@ TRIPLE   := x86_64-unknown-linux-gnu
 BUILT    := $(CURDIR)/target/$(TRIPLE)
 DENY     := 0.20.2
 COREOS   := 0.27.0
+NMSTATE  := 2.2.62
 # The programs that the rack's tests are to start.
 RACK     := BILLET=$(BUILT)/debug/billet BILLET_AGENT=$(BUILT)/agent/billet-agent
 export PATH := $(CURDIR)/target/tools/bin:/usr/sbin:/sbin:$(PATH)
@@ -65,14 +66,22 @@ programs: agent
 	cargo build --locked --release -p pxe
 
 ## tests
+# Always of the whole workspace: cargo builds a crate anew for every selection that asks other features of it.
+CARGO_TEST := cargo test --locked --workspace
+# All but the rack's stories.
+UNIT := $(notdir $(basename $(wildcard agent/tests/*.rs images/tests/*.rs pxe/tests/*.rs xen-config/tests/*.rs)) \
+    $(patsubst %/main.rs,%,$(wildcard agent/tests/*/main.rs images/tests/*/main.rs pxe/tests/*/main.rs \
+    xen-config/tests/*/main.rs)))
+
 unit:
-	cargo test --locked --workspace --exclude rack
+	$(CARGO_TEST) --no-run
+	$(CARGO_TEST) --lib --bins $(UNIT:%=--test %)
 	$(MAKE) devices
 
 ## loop devices of 512 and 4096 bytes a sector, mounted and read-only ones; files of many owners
 devices:
 ifeq ($(shell id -u),0)
-	cargo test --locked -p images --test device --test layers -- --ignored
+	$(CARGO_TEST) --test device --test layers -- --ignored
 else
 	@echo "LEFT OUT: the tests on loop devices and of containers' layers, which need root"
 endif
@@ -80,50 +89,51 @@ endif
 ## a container's image as a disk that starts
 system:
 ifeq ($(shell id -u),0)
-	cargo test --locked -p images --test system -- --ignored
+	$(CARGO_TEST) --test system -- --ignored
 else
 	@echo "LEFT OUT: the test of a container's image as a disk, which needs root"
 endif
 
 # Programs of stories, two at a time: most of a story one machine waits for one processor. The
 # long ones begin; what each printed is shown when it has ended.
-STORIES := host bare survival slices reproducible network firmware faults operator ram ordinary refusals \
+STORIES := host bare survival kernel_slices reproducible kernel_network firmware faults operator ram ordinary refusals \
     proxy wire relay program
 # Those with a Xen each, which does not bear another one beside it: its clock stops when its processors
 # get too little time.
 ALONE := bypass dom0
 
+# `billet` is built with the tests.
 e2e: agent
-	cargo build --locked -p pxe
-	$(RACK) cargo test --locked -p rack --lib --bins
-	cargo test --locked -p rack --tests --no-run
+	$(CARGO_TEST) --no-run
 	$(MAKE) --no-print-directory -j2 -k -Otarget $(STORIES:%=story-%); together=$$?; \
 	    $(MAKE) --no-print-directory -k $(ALONE:%=story-%) && exit $$together
 
 story-%:
-	$(RACK) cargo test --locked -p rack --test $* -- $(foreach story,$(TORTURE),--skip $(story))
+	$(RACK) $(CARGO_TEST) --test $* -- $(foreach story,$(TORTURE),--skip $(story))
 
 test: deps
 	$(MAKE) check
-	$(MAKE) unit
+	$(MAKE) -j2 unit agent
 	$(MAKE) e2e
 
 demo: deps programs
 	BILLET=$(BUILT)/release/billet BILLET_AGENT=$(BUILT)/agent/billet-agent \
 	    cargo run --locked --quiet --release -p rack -- demo
 
-## a peer that Debian does not have
+## peers that Debian does not have
 peers: bench-deps
 	@coreos-installer --version >/dev/null 2>&1 || \
 	    RUSTFLAGS="-C target-feature=-crt-static" \
 	    cargo install --quiet --locked --root target/tools coreos-installer@$(COREOS) --target $(TRIPLE)
+	@nmstatectl --version >/dev/null 2>&1 || \
+	    cargo install --quiet --locked --root target/tools nmstatectl@$(NMSTATE) --target $(TRIPLE)
 
 bench: bench-deps peers programs
 	BILLET=$(BUILT)/release/billet BILLET_AGENT=$(BUILT)/agent/billet-agent \
 	    cargo run --locked --quiet --release -p rack -- bench $(if $(ONLY),--only $(ONLY))
 
 torture: deps agent
-	cargo test --locked -p images --test power -- --ignored
-	cargo build --locked -p pxe
-	$(RACK) cargo test --locked -p rack --test dom0 -- bios_seed_and_guests
-	$(RACK) cargo test --locked -p rack --test host -- a_dom0_whose_agent_dies
+	$(CARGO_TEST) --no-run
+	$(CARGO_TEST) --test power -- --ignored
+	$(RACK) $(CARGO_TEST) --test dom0 -- bios_seed_and_guests
+	$(RACK) $(CARGO_TEST) --test host -- a_dom0_whose_agent_dies

@@ -186,6 +186,11 @@ impl Server {
         self.key.run_when_up(&self.target(node)?, script, patience)
     }
 
+    /// Keeps connections to nodes open ([`Key::keep_connections`]).
+    pub fn keep_connections(&mut self) {
+        self.key.keep_connections();
+    }
+
     /// Where a node is and which host key it has, as the API says.
     pub fn target(&self, node: &str) -> Result<Target> {
         let view = self.api.node(node)?;

@@ -16,9 +16,16 @@ use crate::tool;
 /// A key pair that the rack's nodes let in.
 pub struct Key {
     private: PathBuf,
+    /// Whether a script's connection stays open for the next ones.
+    keeps: bool,
     /// The line for `authorized_keys`.
     pub public: String,
 }
+
+/// What sockets of connections that are kept are called, before the address.
+const KEPT: &str = "to-";
+/// Bytes that such a socket's path may have (`sun_path` of unix(7), less what ssh adds while it makes one).
+const SOCKET: usize = 108 - 20;
 
 /// How to reach one node, and how to know that it is the one.
 #[derive(Debug, Clone)]
@@ -41,7 +48,7 @@ impl Key {
         }
         let public = fs::read_to_string(private.with_extension("pub"));
         let public = public.context("reading the rack's public key")?.trim().to_owned();
-        Ok(Key { private, public })
+        Ok(Key { private, keeps: false, public })
     }
 
     /// Runs `script` on the node as root and gives what it printed.
@@ -70,6 +77,7 @@ impl Key {
             .args(["-o", "ConnectTimeout=10", "-o", "LogLevel=ERROR"])
             .arg("-o")
             .arg(format!("UserKnownHostsFile={}", known.display()))
+            .args(self.kept(target))
             .arg(format!("root@{}", target.address))
             .arg(script)
             .stdin(input)
@@ -80,6 +88,42 @@ impl Key {
             bail!("ssh to {}: {} ({})", target.address, said.trim(), output.status);
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// From now on the first script's connection to a node stays open for the next ones: to log in takes an
+    /// emulated machine many seconds.
+    pub fn keep_connections(&mut self) {
+        self.keeps = true;
+    }
+
+    /// The words that keep a connection: it ends when it was idle for a minute, or its node says nothing for as
+    /// long.
+    fn kept(&self, target: &Target) -> Vec<String> {
+        let socket = self.private.with_file_name(format!("{KEPT}{}", target.address));
+        if !self.keeps || socket.as_os_str().len() > SOCKET {
+            return Vec::new();
+        }
+        let path = format!("ControlPath={}", socket.display());
+        let rest = ["ControlMaster=auto", "ControlPersist=60"];
+        let alive = ["ServerAliveInterval=10", "ServerAliveCountMax=6"];
+        let words = [path].into_iter().chain(rest.into_iter().chain(alive).map(str::to_owned));
+        words.flat_map(|word| ["-o".to_owned(), word]).collect()
+    }
+
+    /// Ends the connections that are kept.
+    pub fn end_connections(&self) {
+        let Some(entries) = self.private.parent().and_then(|folder| fs::read_dir(folder).ok())
+        else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some(address) = name.strip_prefix(KEPT) else { continue };
+            let mut ssh = Command::new("ssh");
+            ssh.args(["-F", "/dev/null", "-O", "exit", "-S"]).arg(entry.path()).arg(address);
+            // Nothing is lost when it has ended by itself.
+            let _ = ssh.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        }
     }
 
     /// The same, again and again until it succeeds or `patience` ends.

@@ -112,7 +112,9 @@ impl Stage {
         let mut options = Options::new(&store);
         options.check_start = program.cached_store;
         let options = (program.options)(options);
-        let server = Server::start(&artefacts.programs, &folder.path().join("server"), &options)?;
+        let folder_of_server = folder.path().join("server");
+        let mut server = Server::start(&artefacts.programs, &folder_of_server, &options)?;
+        server.keep_connections();
         let (rack, server) = (Mutex::new(rack), Mutex::new(server));
         Ok(Stage { rack, server, artefacts, store, folder })
     }
@@ -122,6 +124,7 @@ impl Stage {
         for node in self.rack().nodes() {
             node.cut();
         }
+        self.server().key().end_connections();
         self.server().stop();
         let _ = std::fs::remove_dir_all(self.folder.path());
     }

@@ -27,7 +27,8 @@ impl Target {
         let path = folder.join("target.raw");
         File::create(&path).and_then(|file| file.set_len(SIZE)).context("making the target")?;
         let mut losetup = Command::new(tool::program("losetup", "mount")?);
-        losetup.args(["--find", "--show", "--direct-io=on"]).arg(&path);
+        // coreos-installer wants a disk that may have partitions.
+        losetup.args(["--partscan", "--find", "--show", "--direct-io=on"]).arg(&path);
         let device = run(&mut losetup).context("attaching a loop device, as root may")?;
         Ok(Target { device: device.trim().to_owned() })
     }
