@@ -76,8 +76,9 @@ impl Kernel<'_> {
         let ramdisk = folder.join("ramdisk");
         fs::write(&ramdisk, self.pack(&package)?).context("writing a RAM disk")?;
         let kernel = only(&package.join("boot"), "vmlinuz-")?;
-        let mut command = Command::new(tool::program("timeout", "coreutils")?);
-        command.arg(patience.as_secs().to_string());
+        // It ends when its time is over, and with the program that started it.
+        let mut command = Command::new(tool::program("setpriv", "util-linux")?);
+        command.args(["--pdeathsig", "TERM", "timeout", &patience.as_secs().to_string()]);
         command.args(&hardware.words);
         command.args(["-accel", "tcg", "-m", "768", "-smp", "1"]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
