@@ -190,27 +190,17 @@ pub(crate) fn threads() -> usize {
 /// somebody to say it.
 fn prepare_restart(wanted: Restart, disk: &str, image: &Image, teller: &Teller) -> Ending {
     let by_firmware = "through the firmware";
-    let boot = match (wanted, &image.manifest.header.boot) {
-        (Restart::Kexec, Some(boot)) => boot,
+    let (ending, way) = match (wanted, &image.manifest.header.boot) {
+        (Restart::Reset, _) => (Ending::Reset, by_firmware.to_owned()),
         (Restart::Kexec, None) => {
             let why = "the image does not say how to start it by kexec";
-            teller.begin(Step::Restart, 0, Some(format!("{by_firmware}: {why}")));
-            return Ending::Reset;
+            (Ending::Reset, format!("{by_firmware}: {why}"))
         }
-        (Restart::Reset, _) => {
-            teller.begin(Step::Restart, 0, Some(by_firmware.to_owned()));
-            return Ending::Reset;
-        }
+        (Restart::Kexec, Some(boot)) => match kexec::load(disk, boot) {
+            Ok(()) => (Ending::Kexec, "by kexec".to_owned()),
+            Err(error) => (Ending::Reset, format!("{by_firmware}: kexec failed: {error:#}")),
+        },
     };
-    teller.begin(Step::Restart, 0, None);
-    match kexec::load(disk, boot) {
-        Ok(()) => {
-            teller.note("by kexec".to_owned());
-            Ending::Kexec
-        }
-        Err(error) => {
-            teller.note(format!("{by_firmware}: kexec failed: {error:#}"));
-            Ending::Reset
-        }
-    }
+    teller.begin(Step::Restart, 0, Some(way));
+    ending
 }

@@ -31,14 +31,13 @@ pub(crate) fn hold(folder: &Path, spec: Option<&Path>) -> Result<()> {
         .with_context(|| format!("listening on {}", socket.display()))?;
     for stream in listener.incoming() {
         let stream = stream.context("accepting a connection")?;
-        match answer(&rack, stream) {
+        match answer(&rack, stream, &socket) {
             Ok(Next::Wait) => {}
             Ok(Next::Down) => break,
             // Whoever asked went away: the next one may stay.
             Err(_) => {}
         }
     }
-    let _ = fs::remove_file(&socket);
     Ok(())
 }
 
@@ -56,7 +55,7 @@ enum Next {
     Down,
 }
 
-fn answer(rack: &Rack, mut stream: UnixStream) -> Result<Next> {
+fn answer(rack: &Rack, mut stream: UnixStream, socket: &Path) -> Result<Next> {
     let mut line = String::new();
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     BufReader::new(stream.try_clone()?).read_line(&mut line)?;
@@ -64,6 +63,10 @@ fn answer(rack: &Rack, mut stream: UnixStream) -> Result<Next> {
     let down = matches!(request, Request::Down);
     let answer =
         obey(rack, request).unwrap_or_else(|error| Answer::Failed { reason: format!("{error:#}") });
+    if down {
+        // Once it is said to be down, nobody is to find it any more.
+        let _ = fs::remove_file(socket);
+    }
     let mut text = serde_json::to_string(&answer)?;
     text.push('\n');
     stream.write_all(text.as_bytes())?;
@@ -88,7 +91,10 @@ fn obey(rack: &Rack, request: Request) -> Result<Answer> {
             };
             Ok(Answer::Console { lines: lines.map(line).collect() })
         }
-        Request::Down => Ok(Answer::Done),
+        Request::Down => {
+            rack.nodes().iter().for_each(|node| node.cut());
+            Ok(Answer::Done)
+        }
     }
 }
 
