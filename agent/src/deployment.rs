@@ -82,7 +82,7 @@ fn deploy(
     let previous =
         previous.as_ref().or_else(|| (job.previous? == job.manifest).then_some(&image.manifest));
     let done = write_image(server, &image, previous, &chosen, job.grow, files, teller)?;
-    let ending = prepare_restart(job.restart, &chosen.name, &image, teller);
+    let ending = prepare_restart(job, &chosen.name, &image, teller);
     let plan = done.plan;
     let written = Written {
         disk: chosen,
@@ -188,15 +188,18 @@ pub(crate) fn threads() -> usize {
 
 /// Loads the new kernel where that is wanted; says which way it will be, while there is still
 /// somebody to say it.
-fn prepare_restart(wanted: Restart, disk: &str, image: &Image, teller: &Teller) -> Ending {
+fn prepare_restart(job: &Deploy, disk: &str, image: &Image, teller: &Teller) -> Ending {
     let by_firmware = "through the firmware";
-    let (ending, way) = match (wanted, &image.manifest.header.boot) {
+    let header = &image.manifest.header;
+    // What the seed says, where there is one.
+    let xen = header.seed.and(job.identity.xen.as_deref());
+    let (ending, way) = match (job.restart, &header.boot) {
         (Restart::Reset, _) => (Ending::Reset, by_firmware.to_owned()),
         (Restart::Kexec, None) => {
             let why = "the image does not say how to start it by kexec";
             (Ending::Reset, format!("{by_firmware}: {why}"))
         }
-        (Restart::Kexec, Some(boot)) => match kexec::load(disk, boot) {
+        (Restart::Kexec, Some(boot)) => match kexec::load(disk, boot, xen) {
             Ok(()) => (Ending::Kexec, "by kexec".to_owned()),
             Err(error) => (Ending::Reset, format!("{by_firmware}: kexec failed: {error:#}")),
         },

@@ -8,6 +8,7 @@ use std::{
 };
 
 use protocol::{AgentIdentity, Identity};
+use xen_config::boot::{Lines, LinesError};
 
 /// An identity whose every part is what it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,24 +137,8 @@ fn check_agent(agent: &AgentIdentity) -> Result<AgentIdentity, Unusable> {
 
 /// GRUB runs it: comments, and the two variables with nothing that GRUB would expand.
 fn check_xen(text: &str) -> Result<String, Unusable> {
-    let of_word = |byte: u8| byte.is_ascii_alphanumeric() || b" -_.,:=/+@%".contains(&byte);
-    let sets = |line: &str| {
-        let value = ["set xen_line=\"", "set linux_line=\""]
-            .iter()
-            .find_map(|start| line.strip_prefix(start)?.strip_suffix('"'));
-        value.is_some_and(|value| value.bytes().all(of_word))
-    };
-    let comment = |line: &str| {
-        line.starts_with('#') && line.bytes().all(|byte| (b' '..=b'~').contains(&byte))
-    };
-    let odd = text.split_terminator('\n').find(|line| !sets(line) && !comment(line));
-    match odd {
-        None if text.ends_with('\n') => Ok(text.to_owned()),
-        odd => {
-            let accepted = "lines that set xen_line or linux_line to plain words, and comments,";
-            Err(refuse("way to start Xen", odd.unwrap_or_default(), accepted))
-        }
-    }
+    let refused = |LinesError { line }| refuse("way to start Xen", line, LinesError::ACCEPTED);
+    text.parse::<Lines>().map(|_| text.to_owned()).map_err(refused)
 }
 
 fn check_network(identity: &Identity) -> Result<Network, Unusable> {

@@ -76,8 +76,23 @@ pub struct Boot {
     pub kernel: String,
     /// Absolute path of the initial RAM disk in it.
     pub ramdisk: Option<String>,
-    /// The kernel's command line.
+    /// The kernel's command line; what it begins with, where a hypervisor starts that kernel.
     pub command_line: String,
+    /// What starts before the kernel, and then starts it; absent where the kernel starts alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hypervisor: Option<Hypervisor>,
+}
+
+/// Xen, whose service domain the installed system is. A node's own lines take the place of these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hypervisor {
+    /// Absolute path of Xen in the same partition, maybe compressed by gzip.
+    pub xen: String,
+    /// Xen's command line.
+    pub xen_line: String,
+    /// The rest of the kernel's.
+    pub linux_line: String,
 }
 
 /// A stretch of the disk.
@@ -343,6 +358,31 @@ mod tests {
             let parsed = parse_records(&records, promised);
             assert!(parsed.is_err() || parsed.is_ok_and(|extents| extents.capacity() <= 12));
             let _ = Manifest::parse(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_hypervisor_is_told_only_where_there_is_one() {
+        let mut manifest = Manifest::plain(vec![Extent::Zero(1 << 20)]);
+        let (kind, name) = (String::new(), String::new());
+        manifest.header.partitions = vec![Partition { number: 4, start: 0, size: 512, kind, name }];
+        let hypervisor = Hypervisor {
+            xen: "/boot/xen.gz".to_owned(),
+            xen_line: "console=com1".to_owned(),
+            linux_line: "quiet".to_owned(),
+        };
+        for hypervisor in [None, Some(hypervisor)] {
+            let told = hypervisor.is_some();
+            manifest.header.boot = Some(Boot {
+                partition: 4,
+                kernel: "/vmlinuz".to_owned(),
+                ramdisk: None,
+                command_line: "rw".to_owned(),
+                hypervisor,
+            });
+            let bytes = manifest.render();
+            assert_eq!(String::from_utf8_lossy(&bytes).contains("hypervisor"), told);
+            assert_eq!(Manifest::parse(&bytes).unwrap(), manifest);
         }
     }
 

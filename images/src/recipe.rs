@@ -4,8 +4,8 @@
 //! the new system. Those of this program are inside it; [`Recipe::read`] takes anyone else's. A
 //! recipe may begin with a base: the base's packages, files and `finish` come first, and a file of
 //! the recipe takes the place of the base's. In files of the overlay `@root_uuid@`,
-//! `@command_line@` and `@options@` (the same without `root=`) stand for what the recipe says, and
-//! a file that begins with `#!` is executable.
+//! `@command_line@`, `@options@` (the same without `root=`) and `@xen_line@` stand for what the recipe
+//! says, and a file that begins with `#!` is executable.
 
 use std::{fs, path::Path};
 
@@ -23,7 +23,7 @@ pub use crate::{
 const KEYS: [(&str, &[&str]); 3] = [
     ("", &["name", "base", "suite", "components", "packages", "given", "agent", "disk", "boot"]),
     ("disk", &["esp", "seed", "root"]),
-    ("boot", &["command_line", "kexec", "grub"]),
+    ("boot", &["command_line", "xen_line", "kexec", "grub"]),
 ];
 /// The smallest partition that FAT32 fits in, MiB.
 const SMALLEST_ESP: u32 = 34;
@@ -75,6 +75,8 @@ pub struct Sizes {
 pub struct Start {
     /// The kernel's command line beside `root=`.
     pub command_line: String,
+    /// Xen's, where `/boot/xen.gz` starts the kernel.
+    pub xen_line: Option<String>,
     /// Whether its kernel can be started by itself, without firmware and GRUB.
     #[serde(default = "yes")]
     pub kexec: bool,
@@ -190,9 +192,14 @@ impl Recipe {
         uuid::Builder::from_custom_bytes(bytes).into_uuid()
     }
 
+    /// What the kernel's command line begins with.
+    pub(crate) fn root_line(&self) -> String {
+        format!("root=UUID={} rw", self.id("root"))
+    }
+
     /// The whole command line of the kernel.
     pub(crate) fn command_line(&self) -> String {
-        format!("root=UUID={} rw {}", self.id("root"), self.boot.command_line)
+        format!("{} {}", self.root_line(), self.boot.command_line)
     }
 
     /// A file of the overlay as it is laid into the system.
@@ -201,6 +208,7 @@ impl Recipe {
             .replace("@root_uuid@", &self.id("root").to_string())
             .replace("@command_line@", &self.command_line())
             .replace("@options@", &self.boot.command_line)
+            .replace("@xen_line@", self.boot.xen_line.as_deref().unwrap_or_default())
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     debian::{self, Apt, Source},
     foreign::{Foreign, Start},
     format::Format,
-    manifest::Boot,
+    manifest::{Boot, Hypervisor},
     ram,
     recipe::Recipe,
     recipe_disk::{Layout, Parts},
@@ -89,7 +89,7 @@ pub fn build(recipe: &Recipe, options: &Options, progress: &mut dyn FnMut(&str))
         system = system.with_archive(whole);
         let Start { kernel, ramdisk, command_line } = start;
         let partition = Foreign::PARTITION;
-        boot = boot.map(|_| Boot { partition, kernel, ramdisk, command_line });
+        boot = boot.map(|_| Boot { partition, kernel, ramdisk, command_line, hypervisor: None });
     }
 
     progress("writing the disk");
@@ -135,7 +135,8 @@ fn agent(recipe: &Recipe, options: &Options) -> Result<Option<Vec<u8>>> {
     ram::read_agent(path).map(Some)
 }
 
-/// What `kexec` needs, from the names that the new system told.
+/// What `kexec` needs, from the names that the new system told: kernel, RAM disk, and Xen where that
+/// starts first.
 fn boot(recipe: &Recipe, names: &Path) -> Result<Option<Boot>> {
     if !recipe.boot.kexec {
         return Ok(None);
@@ -143,10 +144,48 @@ fn boot(recipe: &Recipe, names: &Path) -> Result<Option<Boot>> {
     let text = fs::read_to_string(names).context("reading the names of kernel and RAM disk")?;
     let mut lines = text.lines().map(str::to_owned);
     let kernel = lines.next().context("the new system has no kernel")?;
-    Ok(Some(Boot {
-        partition: Layout::ROOT,
-        kernel,
-        ramdisk: lines.next(),
-        command_line: recipe.command_line(),
-    }))
+    let ramdisk = lines.next();
+    let (command_line, hypervisor) = match recipe.boot.xen_line.clone() {
+        None => (recipe.command_line(), None),
+        Some(xen_line) => {
+            let xen = lines.next().context("the new system has no Xen")?;
+            let linux_line = recipe.boot.command_line.clone();
+            (recipe.root_line(), Some(Hypervisor { xen, xen_line, linux_line }))
+        }
+    };
+    Ok(Some(Boot { partition: Layout::ROOT, kernel, ramdisk, command_line, hypervisor }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a recipe says of its start, when the system told these names.
+    fn told(recipe: &str, names: &str) -> Result<Option<Boot>> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kernel");
+        fs::write(&path, names).unwrap();
+        boot(&Recipe::built_in(recipe).unwrap(), &path)
+    }
+
+    #[test]
+    fn kexec_starts_what_grub_would() {
+        let bare = told("bare", "/boot/vmlinuz-1\n/boot/initrd.img-1\n").unwrap().unwrap();
+        assert!(bare.hypervisor.is_none());
+        let names = "/boot/vmlinuz-1\n/boot/initrd.img-1\n/boot/xen-4-amd64.gz\n";
+        let dom0 = told("dom0", names).unwrap().unwrap();
+        let hypervisor = dom0.hypervisor.unwrap();
+        assert_eq!(hypervisor.xen, "/boot/xen-4-amd64.gz");
+        let recipe = Recipe::built_in("dom0").unwrap();
+        let grub = recipe.overlay.iter().find(|file| file.path == "boot/grub/grub.cfg").unwrap();
+        let grub = recipe.render(grub);
+        for said in [
+            format!("set xen_line=\"{}\"\n", hypervisor.xen_line),
+            format!("set linux_line=\"{}\"\n", hypervisor.linux_line),
+            format!("module2 /vmlinuz {} $linux_line\n", dom0.command_line),
+        ] {
+            assert!(grub.contains(&said), "{said}");
+        }
+        assert!(told("dom0", "/boot/vmlinuz-1\n/boot/initrd.img-1\n").is_err());
+    }
 }

@@ -208,11 +208,13 @@ fn add_hooks(mmdebstrap: &mut Command, recipe: &Recipe) {
     // Before the packages: initramfs-tools reads its configuration while it is installed.
     mmdebstrap.arg("--essential-hook=tar-in overlay.tar /");
     let results = RESULTS.map(|name| format!("download /billet/{name} {name}"));
-    let kernel = r#"chroot "$1" readlink -f /vmlinuz /initrd.img >"$1/billet/kernel""#;
+    let xen = recipe.boot.xen_line.as_ref().map_or("", |_| "/boot/xen.gz");
+    let kernel =
+        format!(r#"chroot "$1" readlink -f /vmlinuz /initrd.img {xen} >"$1/billet/kernel""#);
     let remove = r#"rm -rf "$1/billet""#;
     let finish = (0..recipe.finish.len()).map(|number| script(&format!("finish{number}")));
     let hooks = [download, script("grub")].into_iter().chain(finish);
-    let hooks = hooks.chain([script("clean"), kernel.to_owned()]).chain(results);
+    let hooks = hooks.chain([script("clean"), kernel]).chain(results);
     for hook in hooks.chain([remove.to_owned()]) {
         mmdebstrap.arg(format!("--customize-hook={hook}"));
     }

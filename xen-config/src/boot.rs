@@ -1,7 +1,7 @@
 //! The command lines of Xen and of the service domain's Linux: rendered, read, compared, and the file
 //! by which GRUB learns them.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -202,8 +202,11 @@ pub struct Booted<'a> {
     pub ours: bool,
 }
 
-/// Words that GRUB of the dom0 image has of its own, or Xen hands on to Linux.
-const ADDED: [&str; 5] = ["vga", "root", "rw", "acpi", "noapic"];
+/// What kexec adds to Xen's line: nobody knows what Linux has left of what the BIOS needs.
+pub const NO_BIOS: &str = "no-real-mode";
+
+/// Words that GRUB of the dom0 image and kexec have of their own, or Xen hands on to Linux.
+const ADDED: [&str; 6] = ["vga", NO_BIOS, "root", "rw", "acpi", "noapic"];
 
 impl Booted<'_> {
     /// Why the node must be booted again to start as `wish` says, where Xen's line is `xen` then.
@@ -270,6 +273,59 @@ pub fn fragment(xen: &CommandLine, wish: &XenWish) -> String {
     format!(
         "# How Xen and Linux start on this node; written by billet.\nset xen_line=\"{xen}\"\nset linux_line=\"{linux}\"\n"
     )
+}
+
+/// The lines of such a fragment, for whoever starts Xen without GRUB.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lines {
+    /// Xen's; the image's own when absent.
+    pub xen: Option<CommandLine>,
+    /// The part of Linux's that is the node's own; the image's when absent.
+    pub linux: Option<CommandLine>,
+}
+
+/// A line that is none of such a fragment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{line:?} is not how Xen starts, {} are", LinesError::ACCEPTED)]
+pub struct LinesError {
+    /// The line.
+    pub line: String,
+}
+
+impl LinesError {
+    /// What could have been there.
+    pub const ACCEPTED: &str =
+        "lines that set xen_line or linux_line to plain words, and comments,";
+}
+
+impl FromStr for Lines {
+    type Err = LinesError;
+
+    /// As GRUB reads it, which would run whatever else it says: the last one of each counts.
+    fn from_str(fragment: &str) -> Result<Lines, LinesError> {
+        let mut lines = Lines::default();
+        for line in fragment.split_inclusive('\n') {
+            let wrong = || LinesError { line: line.trim_end().to_owned() };
+            let line = line.strip_suffix('\n').ok_or_else(wrong)?;
+            let visible = line.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+            if line.starts_with('#') && visible {
+                continue;
+            }
+            let set = line.strip_prefix("set ").and_then(|set| set.strip_suffix('"'));
+            let (name, words) = set.and_then(|set| set.split_once("=\"")).ok_or_else(wrong)?;
+            let is_word = |word: &str| Word::try_from(word.to_owned()).is_ok();
+            if !words.split(' ').filter(|word| !word.is_empty()).all(is_word) {
+                return Err(wrong());
+            }
+            let words = Some(CommandLine::parse(words));
+            match name {
+                "xen_line" => lines.xen = words,
+                "linux_line" => lines.linux = words,
+                _ => return Err(wrong()),
+            }
+        }
+        Ok(lines)
+    }
 }
 
 #[cfg(test)]
@@ -372,6 +428,51 @@ mod tests {
                 "Linux was booted with a=1, which is not wanted",
             ]
         );
+    }
+
+    #[test]
+    fn what_kexec_adds_or_leaves_out_is_no_reason() {
+        let (wish, line) = lines("", 1);
+        let linux = format!("root=UUID=0 rw {}", CommandLine::of_linux(&wish));
+        for added in [NO_BIOS, "", "vga=current"] {
+            let xen = format!("{line} {added}");
+            assert_eq!(reasons(&xen, Some(&linux), true, ""), [""; 0], "{added}");
+        }
+    }
+
+    #[test]
+    fn a_fragment_is_rendered_and_read() {
+        for text in ["", "[xen]\niommu = true\nlinux = [\"a=1\"]\nextra = [\"a-_.,:=/+@%9\"]"] {
+            let (wish, line) = lines(text, 2);
+            let read: Lines = fragment(&line, &wish).parse().unwrap();
+            let linux = CommandLine::of_linux(&wish);
+            assert_eq!(read, Lines { xen: Some(line), linux: Some(linux) });
+        }
+        let only: Lines = "# a\nset xen_line=\"a\"\nset xen_line=\"\"\n".parse().unwrap();
+        assert_eq!(only, Lines { xen: Some(CommandLine::default()), linux: None });
+        for odd in [
+            "reboot\n",
+            "set xen_line=\"a\"",
+            "set xen_line=\"a\"; reboot\n",
+            "set xen_line=\"${x}\"\n",
+            "set xen_line=a\n",
+            "set xen_line=\"a\tb\"\n",
+            "set other=\"a\"\n",
+            "set xen_line=\"a\"\"\n",
+            "# a\u{7}\n",
+            "\n",
+        ] {
+            assert!(odd.parse::<Lines>().is_err(), "{odd:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_fragment_or_an_error(
+            text in "(set (xen|linux)_line=|\\PC|[\"# =a\n])*",
+        ) {
+            let _ = text.parse::<Lines>();
+        }
     }
 
     #[test]

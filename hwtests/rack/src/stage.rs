@@ -14,8 +14,10 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
 
 use crate::{
-    Api, Artefacts, DiskSpec, Node, NodeSpec, Part, Rack, Server, Size, Tiny, api::Deployment,
-    server::Options, tiny,
+    Api, Artefacts, DiskSpec, Node, NodeSpec, Part, Rack, Server, Size, Tiny,
+    api::{Deployment, Event},
+    server::Options,
+    tiny,
 };
 
 /// How long a blank machine may take until its agent says hello, and about anything else that
@@ -218,6 +220,15 @@ impl Stage {
         let Deployment { state, reason, .. } = &seen;
         ensure!(state == "open", "the deployment {state} before the moment: {reason:?}");
         Ok(seen)
+    }
+
+    /// How a deployment restarted its node, by its event.
+    pub fn restarted(&self, deployment: &Deployment) -> Result<String> {
+        let is = |event: &Event| event.deployment.as_ref() == Some(&deployment.id);
+        let begin = "step restart: ";
+        let way = |event: Event| event.text.split_once(begin).map(|(_, way)| way.to_owned());
+        let mut ways = self.api().events(0)?.into_iter().filter(is).filter_map(way);
+        ways.next().context("no event says how the node was restarted")
     }
 
     /// `billet` with the store of this stage.

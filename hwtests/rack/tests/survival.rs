@@ -233,11 +233,8 @@ fn no_kexec(stage: &Stage) -> Result<()> {
     for (image, why) in ways {
         let request = json!({ "image": image, "restart": "kexec" });
         let done = stage.done(&stage.deploy_with(&node, &request)?, PATIENCE)?;
-        let way = format!("step restart: through the firmware: {why}");
-        let events = stage.api().events(0)?;
-        let said = events.iter().filter(|event| event.deployment.as_ref() == Some(&done.id));
-        let said: Vec<_> = said.map(|event| event.text.as_str()).collect();
-        ensure!(said.iter().any(|text| text.contains(&way)), "no `{way}` in {said:?}");
+        let way = stage.restarted(&done)?;
+        ensure!(way.starts_with(&format!("through the firmware: {why}")), "restarted {way}");
         node.console().wait_for(&format!("{BOOTS} told"), PATIENCE)?;
         node.cut();
     }

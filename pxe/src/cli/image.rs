@@ -132,7 +132,7 @@ impl Import {
     fn boot(&self) -> Option<Boot> {
         let (partition, kernel) = self.kernel.clone()?;
         let (ramdisk, command_line) = (self.ramdisk.clone(), self.command_line.clone());
-        Some(Boot { partition, kernel, ramdisk, command_line })
+        Some(Boot { partition, kernel, ramdisk, command_line, hypervisor: None })
     }
 }
 
@@ -310,7 +310,12 @@ fn show(args: &One) -> anyhow::Result<()> {
     ))?;
     text::line(&format!("sector       {}", header.sector_size))?;
     if let Some(boot) = &header.boot {
-        text::line(&format!("kernel       {} {}", boot.kernel, boot.command_line))?;
+        let mut line = boot.command_line.clone();
+        if let Some(hypervisor) = &boot.hypervisor {
+            text::line(&format!("hypervisor   {} {}", hypervisor.xen, hypervisor.xen_line))?;
+            line = format!("{line} {}", hypervisor.linux_line);
+        }
+        text::line(&format!("kernel       {} {line}", boot.kernel))?;
     }
     let rows = header.partitions.iter().map(|partition| {
         let seed = if header.seed == Some(partition.number) { "takes the identity" } else { "" };
