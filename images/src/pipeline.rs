@@ -68,7 +68,7 @@ struct Beside {
 impl<'a> Pipeline<'a> {
     pub(crate) fn new(writer: &'a Writer<'a>, change: bool) -> Self {
         let total = spans(writer.manifest, writer.index, &writer.edges).map(|span| span.len).sum();
-        let spare = Spare::new(2 * writer.threads());
+        let spare = Spare::new(4 * writer.threads());
         Pipeline { writer, failure: Failure::default(), change, spare, total }
     }
 
@@ -140,10 +140,13 @@ impl<'a> Pipeline<'a> {
                     scope.spawn(|| self.fetch(to_fetch, jobs));
                 }
                 for _ in 0..threads {
-                    let (to_do, marks) = (to_do.clone(), marks.clone());
                     let to_check = to_check.clone();
-                    scope.spawn(|| self.failure.note(self.work(to_do, marks)));
                     scope.spawn(|| self.failure.note(check_all(self.writer, to_check)));
+                }
+                // While one waits for the disk, another decompresses.
+                for _ in 0..2 * threads {
+                    let (to_do, marks) = (to_do.clone(), marks.clone());
+                    scope.spawn(|| self.failure.note(self.work(to_do, marks)));
                 }
                 let marks = marks.clone();
                 mover = Some(scope.spawn(|| move_all(self, order, marks)));

@@ -76,7 +76,8 @@ impl Limit {
     pub fn of(&self, run: &Taken) -> f64 {
         let written = run.bytes("copied") + run.bytes("fetched");
         [
-            (run.bytes("kept") + run.bytes("copied")) / self.read,
+            // What is written is read back.
+            (run.bytes("kept") + run.bytes("copied") + written) / self.read,
             written / self.write,
             run.bytes("received") / self.network,
             run.bytes("fetched") / self.decompress,

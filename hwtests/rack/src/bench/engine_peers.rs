@@ -1,4 +1,4 @@
-//! How an operator would have the peers write a disk, all over HTTP (or rsync's own protocol)
+//! How an operator would have the peers write a disk, over HTTP (or rsync's own protocol) where they can,
 //! and each ending with the bytes on the medium.
 
 use std::process::Command;
@@ -35,7 +35,8 @@ pub enum Writer {
     Dd,
     /// `coreos-installer install`, of the same compressed disk.
     CoreosInstaller,
-    /// `qemu-img convert` from a compressed qcow2.
+    /// `qemu-img convert` from a compressed qcow2 in a file of this host: over HTTP, QEMU 10.0 stands still
+    /// in the middle.
     QemuImg,
     /// casync, with the disk itself as seed.
     Casync,
@@ -59,7 +60,7 @@ impl Writer {
             Writer::Billet { .. } => "billet",
             Writer::Dd => "curl|zstd|dd",
             Writer::CoreosInstaller => "coreos-installer",
-            Writer::QemuImg => "qemu-img",
+            Writer::QemuImg => "qemu-img (local file)",
             Writer::Casync => "casync",
             Writer::Rsync => "rsync",
             Writer::Udpcast => "udpcast",
@@ -106,8 +107,8 @@ impl Writer {
                  --image-url {HTTP}/{name}.zst {device}' && sync {device}"
             )),
             Writer::QemuImg => shell(&format!(
-                "qemu-img convert -n -T none -t none -W -f qcow2 -O raw {HTTP}/{name}.qcow2 {device} \
-                 && sync {device}"
+                "qemu-img convert -n -T none -t none -W -f qcow2 -O raw {} {device} && sync {device}",
+                work.path(image, "qcow2").display()
             )),
             Writer::Casync => shell(&format!(
                 "casync --store={HTTP}/casync.castr --seed={device} extract \
