@@ -19,7 +19,6 @@ TRIPLE   := x86_64-unknown-linux-gnu
 BUILT    := $(CURDIR)/target/$(TRIPLE)
 DENY     := 0.20.2
 COREOS   := 0.27.0
-NMSTATE  := 2.2.62
 # The programs that the rack's tests are to start.
 RACK     := BILLET=$(BUILT)/debug/billet BILLET_AGENT=$(BUILT)/agent/billet-agent
 export PATH := $(CURDIR)/target/tools/bin:/usr/sbin:/sbin:$(PATH)
@@ -120,13 +119,11 @@ demo: deps programs
 	BILLET=$(BUILT)/release/billet BILLET_AGENT=$(BUILT)/agent/billet-agent \
 	    cargo run --locked --quiet --release -p rack -- demo
 
-## peers that Debian does not have
+## a peer that Debian does not have
 peers: bench-deps
 	@coreos-installer --version >/dev/null 2>&1 || \
 	    RUSTFLAGS="-C target-feature=-crt-static" \
 	    cargo install --quiet --locked --root target/tools coreos-installer@$(COREOS) --target $(TRIPLE)
-	@nmstatectl --version >/dev/null 2>&1 || \
-	    cargo install --quiet --locked --root target/tools nmstatectl@$(NMSTATE) --target $(TRIPLE)
 
 bench: bench-deps peers programs
 	BILLET=$(BUILT)/release/billet BILLET_AGENT=$(BUILT)/agent/billet-agent \
