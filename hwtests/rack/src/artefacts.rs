@@ -187,7 +187,9 @@ impl Artefacts {
             return Ok(());
         }
         let log = cache.join(format!("build-{}.log", part.name()));
-        say(&format!("building {} (once; see {})", part.name(), log.display()));
+        let here = std::env::current_dir().unwrap_or_default();
+        let shown = log.strip_prefix(here).unwrap_or(&log).display();
+        say(&format!("building {} (once; see {shown})", part.name()));
         let output = File::create(&log).context("opening a build's log")?;
         let mut command = Command::new(&self.programs.billet);
         command.args(["image", "build", part.name(), "--store"]).arg(&self.store);
