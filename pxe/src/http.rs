@@ -17,6 +17,8 @@ mod metrics;
 mod nodes;
 mod problem;
 mod range;
+mod sendfile;
+mod wire;
 
 use std::{sync::Arc, time::Duration};
 
@@ -71,10 +73,10 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route(path::REPORT, post(agent::report))
         .route(path::CONFIG, get(agent::config))
         .route(path::STATUS, post(agent::status).layer(DefaultBodyLimit::max(LONGEST_REPORT)))
-        .route("/v1/manifests/{digest}", files(Named::Manifest))
-        .route("/v1/manifests/{digest}/minisig", files(Named::Minisig))
-        .route("/v1/manifests/{digest}/index", files(Named::Index))
-        .route("/v1/packs/{digest}", files(Named::Pack))
+        .route(Named::Manifest.door(), files(Named::Manifest))
+        .route(Named::Minisig.door(), files(Named::Minisig))
+        .route(Named::Index.door(), files(Named::Index))
+        .route(Named::Pack.door(), files(Named::Pack))
         .route("/v1/chunks/{digest}", get(bytes::chunk))
         .route("/openapi.json", get(api_doc::openapi))
         .route("/metrics", get(metrics::scrape))

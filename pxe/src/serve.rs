@@ -235,7 +235,7 @@ async fn answer(
     idle: Duration,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    http::serve(listener, http::router(shared), idle, end).await.context("serving HTTP")
+    http::serve(listener, shared, idle, end).await.context("serving HTTP")
 }
 
 /// Ready when the other end of the channel is gone.

@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get},
 };
-use images::{Digest, shelf};
+use images::{Digest, Store, shelf};
 
 use super::{
     Context, Shared, door,
@@ -48,7 +48,37 @@ impl Named {
         }
     }
 
-    const fn kept(self, name: &str) -> Kept<'_> {
+    /// Where it is routed.
+    pub const fn door(self) -> &'static str {
+        match self {
+            Named::Manifest => "/v1/manifests/{digest}",
+            Named::Minisig => "/v1/manifests/{digest}/minisig",
+            Named::Index => "/v1/manifests/{digest}/index",
+            Named::Pack => "/v1/packs/{digest}",
+        }
+    }
+
+    /// What a path asks for; nothing where it is another door's, or no digest.
+    pub fn at(path: &str) -> Option<(Named, Digest)> {
+        let (kind, name) = match path.strip_prefix("/v1/manifests/") {
+            None => (Named::Pack, path.strip_prefix("/v1/packs/")?),
+            Some(name) => match name.split_once('/') {
+                None => (Named::Manifest, name),
+                Some((name, "minisig")) => (Named::Minisig, name),
+                Some((name, "index")) => (Named::Index, name),
+                Some(_) => return None,
+            },
+        };
+        Some((kind, name.parse().ok()?))
+    }
+
+    /// Where it is in `store`.
+    pub fn of(self, store: &Store, digest: &Digest) -> What {
+        What::of_store(store, self.file(digest))
+    }
+
+    /// How long it stays what it is.
+    pub const fn kept(self, name: &str) -> Kept<'_> {
         match self {
             Named::Manifest | Named::Pack => Kept::ForEver(name),
             Named::Minisig | Named::Index => Kept::Changing,
@@ -71,7 +101,7 @@ async fn send(
     headers: HeaderMap,
 ) -> Result<Response, Fault> {
     let digest = door::digest(name)?;
-    let what = What::of_store(shared.provisioner.library.store(), kind.file(&digest));
+    let what = kind.of(shared.provisioner.library.store(), &digest);
     let sent = file::send(what, kind.kept(name), &method, &headers, &shared.metrics).await?;
     sent.ok_or_else(|| absent(kind.noun(), &digest))
 }

@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     io::{self, Read as _},
+    ops::Range,
     os::unix::fs::FileExt as _,
     path::PathBuf,
     sync::Arc,
@@ -12,7 +13,7 @@ use std::{
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{self, HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures::{StreamExt as _, stream};
@@ -51,9 +52,11 @@ impl What {
     }
 }
 
-/// What is open.
-enum Content {
+/// Bytes that can be read.
+pub enum Content {
+    /// Of a file of this host.
     File(File),
+    /// Of a file of a store elsewhere.
     Remote(Store, String),
 }
 
@@ -94,58 +97,98 @@ pub async fn send(
     headers: &HeaderMap,
     metrics: &Metrics,
 ) -> Result<Option<Response>, Fault> {
-    let opened = spawn_blocking(move || open(what)).await.map_err(|error| broken(&error))?;
-    let Some((file, size, changed)) = opened.map_err(|error| broken(&error))? else {
+    let Some(found) = Found::open(what).await.map_err(|error| broken(&error))? else {
         return Ok(None);
     };
-    let etag = match kept {
-        Kept::ForEver(name) => format!("\"{name}\""),
-        Kept::Changing => format!("\"{changed:x}-{size:x}\""),
+    let size = found.size;
+    let Some(Answer { head, body }) = found.answer(kept, method, headers) else {
+        let text = format!("the range is beyond the {size} bytes there are");
+        let mut response = Fault::new(StatusCode::RANGE_NOT_SATISFIABLE, text).into_response();
+        set(response.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{size}"));
+        set(response.headers_mut(), header::ACCEPT_RANGES, "bytes");
+        return Ok(Some(response));
     };
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let same = |list: &str| list.split(',').any(|one| one.trim() == etag || one.trim() == "*");
-    let range = match text(header::IF_RANGE) {
-        Some(condition) if condition.trim() != etag => Wanted::Whole,
-        _ => wanted(text(header::RANGE), size),
-    };
-    let unchanged = text(header::IF_NONE_MATCH).is_some_and(same);
-    let mut response = match range {
-        _ if unchanged => StatusCode::NOT_MODIFIED.into_response(),
-        Wanted::Beyond => {
-            let text = format!("the range is beyond the {size} bytes there are");
-            let mut response = Fault::new(StatusCode::RANGE_NOT_SATISFIABLE, text).into_response();
-            set(&mut response, header::CONTENT_RANGE, &format!("bytes */{size}"));
-            return Ok(Some(response));
-        }
-        Wanted::Whole => content(file, 0..size, method, StatusCode::OK, metrics),
-        Wanted::Part(part) => {
-            let shown = format!("bytes {}-{}/{size}", part.start, part.end - 1);
-            let status = StatusCode::PARTIAL_CONTENT;
-            let mut response = content(file, part, method, status, metrics);
-            set(&mut response, header::CONTENT_RANGE, &shown);
-            response
-        }
-    };
-    let caching = match kept {
-        Kept::ForEver(_) => FOR_EVER,
-        Kept::Changing => "no-cache",
-    };
-    set(&mut response, header::ETAG, &etag);
-    set(&mut response, header::CACHE_CONTROL, caching);
-    set(&mut response, header::ACCEPT_RANGES, "bytes");
-    Ok(Some(response))
+    let body = body.map_or_else(Body::empty, |(content, part)| {
+        metrics.sent(part.end - part.start);
+        read(content, part)
+    });
+    Ok(Some(head.map(|()| body)))
 }
 
-/// The bytes, how many there are, and a number that changes with them.
-type Opened = (Content, u64, u128);
+/// A file that is open.
+pub struct Found {
+    content: Content,
+    size: u64,
+    /// A number that changes with the content.
+    version: u128,
+}
 
-fn open(what: What) -> io::Result<Option<Opened>> {
+/// What a request gets of a file.
+pub struct Answer {
+    /// Status and headers.
+    pub head: http::Response<()>,
+    /// Where its bytes are; nothing where none are wanted.
+    pub body: Option<(Content, Range<u64>)>,
+}
+
+impl Found {
+    /// Opens a file, off the async threads; `None` when there is none.
+    pub async fn open(what: What) -> io::Result<Option<Found>> {
+        spawn_blocking(move || open(what)).await?
+    }
+
+    /// What `headers` ask of it (RFC 9110, sections 13 and 14); `None` when that is beyond its end.
+    pub fn answer(self, kept: Kept<'_>, method: &Method, headers: &HeaderMap) -> Option<Answer> {
+        let Found { content, size, version } = self;
+        let etag = match kept {
+            Kept::ForEver(name) => format!("\"{name}\""),
+            Kept::Changing => format!("\"{version:x}-{size:x}\""),
+        };
+        let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let same = |list: &str| list.split(',').any(|one| one.trim() == etag || one.trim() == "*");
+        let range = match text(header::IF_RANGE) {
+            Some(condition) if condition.trim() != etag => Wanted::Whole,
+            _ => wanted(text(header::RANGE), size),
+        };
+        let mut head = http::Response::new(());
+        let part = match range {
+            _ if text(header::IF_NONE_MATCH).is_some_and(same) => {
+                *head.status_mut() = StatusCode::NOT_MODIFIED;
+                None
+            }
+            Wanted::Beyond => return None,
+            Wanted::Whole => Some(0..size),
+            Wanted::Part(part) => {
+                *head.status_mut() = StatusCode::PARTIAL_CONTENT;
+                let shown = format!("bytes {}-{}/{size}", part.start, part.end - 1);
+                set(head.headers_mut(), header::CONTENT_RANGE, &shown);
+                Some(part)
+            }
+        };
+        let headers = head.headers_mut();
+        if let Some(part) = &part {
+            set(headers, header::CONTENT_LENGTH, &(part.end - part.start).to_string());
+            set(headers, header::CONTENT_TYPE, "application/octet-stream");
+        }
+        let caching = match kept {
+            Kept::ForEver(_) => FOR_EVER,
+            Kept::Changing => "no-cache",
+        };
+        set(headers, header::ETAG, &etag);
+        set(headers, header::CACHE_CONTROL, caching);
+        set(headers, header::ACCEPT_RANGES, "bytes");
+        let body = part.filter(|_| *method != Method::HEAD).map(|part| (content, part));
+        Some(Answer { head, body })
+    }
+}
+
+fn open(what: What) -> io::Result<Option<Found>> {
     let opened = match what {
         What::Path(path) => open_file(path),
-        What::Remote(store, file) => store
-            .shelf()
-            .facts(&file)
-            .map(|facts| Some((Content::Remote(store, file), facts.len, facts.version))),
+        What::Remote(store, file) => store.shelf().facts(&file).map(|facts| {
+            let content = Content::Remote(store, file);
+            Some(Found { content, size: facts.len, version: facts.version })
+        }),
     };
     match opened {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -153,37 +196,16 @@ fn open(what: What) -> io::Result<Option<Opened>> {
     }
 }
 
-fn open_file(path: PathBuf) -> io::Result<Option<Opened>> {
+fn open_file(path: PathBuf) -> io::Result<Option<Found>> {
     let file = File::open(path)?;
     let facts = file.metadata()?;
     let changed = facts.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(facts.is_file().then_some((Content::File(file), facts.len(), changed.as_nanos())))
-}
-
-fn content(
-    file: Content,
-    part: std::ops::Range<u64>,
-    method: &Method,
-    status: StatusCode,
-    metrics: &Metrics,
-) -> Response {
-    let length = part.end - part.start;
-    let body = match *method == Method::HEAD {
-        true => Body::empty(),
-        false => {
-            metrics.sent(length);
-            read(file, part)
-        }
-    };
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    set(&mut response, header::CONTENT_LENGTH, &length.to_string());
-    set(&mut response, header::CONTENT_TYPE, "application/octet-stream");
-    response
+    let (content, size) = (Content::File(file), facts.len());
+    Ok(facts.is_file().then_some(Found { content, size, version: changed.as_nanos() }))
 }
 
 /// The bytes of `part`, one read ahead of what is being sent.
-fn read(file: Content, part: std::ops::Range<u64>) -> Body {
+fn read(file: Content, part: Range<u64>) -> Body {
     let (step, file, end) = (file.step(), Arc::new(file), part.end);
     let starts = (part.start..end).step_by(step as usize);
     let reads = stream::iter(starts).map(move |start| {
@@ -196,9 +218,9 @@ fn read(file: Content, part: std::ops::Range<u64>) -> Body {
     Body::from_stream(reads.buffered(2).map(|bytes: io::Result<Bytes>| bytes))
 }
 
-fn set(response: &mut Response, name: header::HeaderName, value: &str) {
+fn set(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
-        response.headers_mut().insert(name, value);
+        headers.insert(name, value);
     }
 }
 

@@ -1,5 +1,12 @@
 //! Manifests, packs, chunks and boot files.
 
+use std::{
+    io::{BufRead, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    thread::sleep,
+    time::Duration,
+};
+
 use images::{Digest, Extent, Manifest, Store};
 
 use crate::server::Server;
@@ -43,6 +50,83 @@ fn packs_are_for_ever_and_come_in_ranges() {
     assert_eq!(server.ask("GET", &path, &stale, b"").status, 200);
     let fresh = [("range", "bytes=0-0"), ("if-range", etag)];
     assert_eq!(server.ask("GET", &path, &fresh, b"").status, 206);
+}
+
+/// One answer off a connection: its head, and the body that its length announces.
+fn answer(reader: &mut impl BufRead, has_body: bool) -> (String, Vec<u8>) {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert!(reader.read_line(&mut head).unwrap() > 0, "cut short: {head}");
+    }
+    let head = head.to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let length = length.map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; if has_body { length } else { 0 }];
+    reader.read_exact(&mut body).unwrap();
+    (head, body)
+}
+
+#[test]
+fn one_connection_serves_packs_and_all_else_in_any_order() {
+    let server = Server::start();
+    let (path, bytes) = pack(&server);
+    let address = server.base.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let ask = |method: &str, path: &str, more: &str| {
+        format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{more}\r\n")
+    };
+    // Byte by byte; three at once; what is no file; and packs after it, to the end.
+    for byte in ask("GET", &path, "Range: bytes=7-9\r\n").bytes() {
+        stream.write_all(&[byte]).unwrap();
+    }
+    let (head, body) = answer(&mut reader, true);
+    assert!(head.starts_with("http/1.1 206 partial content\r\n"), "{head}");
+    assert!(head.contains("\r\ndate: ") && body == bytes[7..10], "{head}");
+    let head = ask("HEAD", &path, "");
+    let three = [ask("GET", &path, ""), head, ask("GET", "/healthz", "")].concat();
+    stream.write_all(three.as_bytes()).unwrap();
+    assert!(answer(&mut reader, true).1 == bytes);
+    let (head, _) = answer(&mut reader, false);
+    assert!(head.contains(&format!("\r\ncontent-length: {}\r\n", bytes.len())), "{head}");
+    assert_eq!(answer(&mut reader, true).1, b"ok\n");
+    stream.write_all(ask("GET", &path, "Connection: close\r\n").as_bytes()).unwrap();
+    assert!(answer(&mut reader, true).1 == bytes);
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    let metrics = server.ask("GET", "/metrics", &[], b"");
+    let counted = "door=\"/v1/packs/{digest}\",status=\"200\"} 3";
+    assert!(metrics.text().contains(counted), "{}", metrics.text());
+}
+
+#[test]
+fn a_client_that_goes_away_in_a_pack_harms_nobody() {
+    let server = Server::start();
+    let (path, bytes) = pack(&server);
+    let address = server.base.strip_prefix("http://").unwrap();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        stream.read_exact(&mut [0; 100]).unwrap();
+    }
+    assert!(server.ask("GET", &path, &[], b"").body == bytes);
+}
+
+/// A close with bytes unread would reset the connection, and the answer with it.
+#[test]
+fn a_refusal_is_heard_by_who_is_still_sending() {
+    let server = Server::start();
+    let address = server.base.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = 8 << 20;
+    write!(stream, "POST /v1/agent/hello HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n")
+        .unwrap();
+    for _ in 0..length >> 20 {
+        stream.write_all(&vec![b' '; 1 << 20]).unwrap();
+        sleep(Duration::from_millis(50));
+    }
+    let (head, body) = answer(&mut BufReader::new(&stream), true);
+    assert!(head.starts_with("http/1.1 413"), "{head}");
+    assert!(!body.is_empty());
 }
 
 #[test]
