@@ -138,7 +138,7 @@ fn write_image(
 ) -> Result<write::Written, Fault> {
     let disk = Disk::open(Path::new("/dev").join(&chosen.name));
     let disk = disk.map_err(|refusal| Fault::stays(Step::Disk, refusal))?;
-    let packs = Packs::of(server.clone());
+    let packs = Packs::of(server);
     let write_seed = |region: &mut Region<'_>, _: &Partition| {
         seed::write(&mut *region, chosen.sector_size, files.as_deref().unwrap_or_default())?;
         region.flush().context("flushing the seed")

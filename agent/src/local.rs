@@ -92,7 +92,7 @@ pub(crate) fn write(asked: &Write) -> Result<(), Fault> {
             let server = Server::at(base).map_err(|error| Fault::stays(Step::Plan, error))?;
             let trusted = asked.trusted.as_deref().unwrap_or(Path::new(TRUSTED));
             let image = Image::fetch(&server, digest, trusted, asked.unsigned)?;
-            write_from(&image, &Packs::of(server), asked, &teller)
+            write_from(&image, &Packs::of(&server), asked, &teller)
         }
     }
 }

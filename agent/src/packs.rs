@@ -28,9 +28,10 @@ pub(crate) struct Packs {
 }
 
 impl Packs {
-    /// The packs of `server`.
-    pub(crate) fn of(server: Server) -> Self {
-        Packs { server, drought: DROUGHT, received: AtomicU64::new(0) }
+    /// The packs of `server`, over connections of their own: one that asked for nothing but files
+    /// is served them straight from the page cache.
+    pub(crate) fn of(server: &Server) -> Self {
+        Packs { server: server.apart(), drought: DROUGHT, received: AtomicU64::new(0) }
     }
 
     /// Bytes that have travelled so far.
@@ -166,7 +167,7 @@ mod tests {
             }
         });
         let server = Server::at(&base).unwrap();
-        Packs { drought: Duration::from_secs(5), ..Packs::of(server) }
+        Packs { drought: Duration::from_secs(5), ..Packs::of(&server) }
     }
 
     fn asked(stream: &TcpStream) -> Range<usize> {

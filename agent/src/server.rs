@@ -87,6 +87,11 @@ impl Server {
         Ok(Server { base: base.trim_end_matches('/').to_owned(), agent: config.new_agent() })
     }
 
+    /// The same provisioner, over connections of its own.
+    pub(crate) fn apart(&self) -> Self {
+        Server { base: self.base.clone(), agent: self.agent.config().new_agent() }
+    }
+
     /// Posts `message` and gives what the server answered.
     pub(crate) fn post(
         &self,
