@@ -4,10 +4,12 @@
 //! them in order and makes steps; fetchers stream runs; writers decompress, check and write;
 //! checkers read back. During the first pass movers copy what stands elsewhere on the disk. The
 //! queues between them are short, so memory is bounded by the threads: each holds a window or a
-//! piece, some MiB in all.
+//! piece, some MiB in all. What the disk reads and writes stands side by side in one buffer, so
+//! that huge pages are shared.
 
 use std::{
     collections::BTreeMap,
+    slice::ChunksExactMut,
     sync::{Mutex, PoisonError},
     thread,
 };
@@ -25,12 +27,15 @@ use crate::{
     pack::Decoder,
     plan::{Plan, Planner, Run, Step},
     readback::check_all,
-    window::{Fate, Pass, Span, Window, Windows, compare, held, spans, split},
+    window::{Fate, Pass, Span, WINDOW, Window, Windows, compare, held, spans, split},
     write::{Mark, Phase, WriteError, Writer},
 };
 
 /// Marks that wait for their check at most.
 const MARKS: usize = 256;
+/// Threads of a kind beyond one for each CPU: while one waits for the disk, another hashes or
+/// decompresses.
+const WAITING: usize = 2;
 
 /// Work for a writer.
 enum Job {
@@ -55,6 +60,24 @@ struct Passed {
     later: Vec<u32>,
     /// Extents whose bytes did not stand where they were expected.
     missed: Vec<u32>,
+}
+
+/// Room for a window in the hands of each comparer, each checker and each writer: as many of one
+/// kind as of another.
+struct Room(Buffer);
+
+impl Room {
+    fn new(cpus: usize) -> Self {
+        Room(Buffer::new(3 * (cpus + WAITING) * WINDOW))
+    }
+
+    /// That of each kind, a window for each thread.
+    fn split(&mut self) -> [ChunksExactMut<'_, u8>; 3] {
+        let third = self.0.len() / 3;
+        let (comparers, others) = self.0.split_at_mut(third);
+        let (checkers, writers) = others.split_at_mut(third);
+        [comparers, checkers, writers].map(|kind| kind.chunks_exact_mut(WINDOW))
+    }
 }
 
 /// What happens beside a pass.
@@ -83,13 +106,14 @@ impl<'a> Pipeline<'a> {
         set(&mut fates, order.given_up.iter().flat_map(Move::numbers), Fate::AbsentLater);
         self.put_off(&mut fates, &readers);
         let beside = Beside { order, readers: Some(readers) };
-        let passed = self.pass(Pass::Chunks, &fates, &mut planner, beside);
+        let mut room = Room::new(self.writer.threads());
+        let passed = self.pass(Pass::Chunks, &fates, &mut planner, beside, &mut room);
         set(&mut fates, passed.later.into_iter(), Fate::AbsentLater);
         planner.plan.copied -= self.lengths(&passed.missed);
         set(&mut fates, passed.missed.into_iter(), Fate::LookLater);
-        self.pass(Pass::Later, &fates, &mut planner, Beside::default());
+        self.pass(Pass::Later, &fates, &mut planner, Beside::default(), &mut room);
         let look = self.looks_for_zeros(&planner.plan);
-        self.pass(Pass::Zeros { look }, &fates, &mut planner, Beside::default());
+        self.pass(Pass::Zeros { look }, &fates, &mut planner, Beside::default(), &mut room);
         self.failure.into_result()?;
         Ok(planner.plan)
     }
@@ -121,9 +145,17 @@ impl<'a> Pipeline<'a> {
         self.writer.advance(Phase::Write, by, self.total);
     }
 
-    fn pass(&self, pass: Pass, fates: &[Fate], planner: &mut Planner, beside: Beside) -> Passed {
+    fn pass(
+        &self,
+        pass: Pass,
+        fates: &[Fate],
+        planner: &mut Planner,
+        beside: Beside,
+        room: &mut Room,
+    ) -> Passed {
         let Beside { order, readers } = beside;
         let threads = self.writer.threads();
+        let [comparers, checkers, writers] = room.split();
         let mut passed = Passed::default();
         if self.failure.is_set() {
             return passed;
@@ -132,21 +164,20 @@ impl<'a> Pipeline<'a> {
             let (jobs, to_do) = bounded(threads);
             let (runs, to_fetch) = bounded(1);
             let (marks, to_check) = bounded(MARKS);
-            let compared = self.compare(scope, pass, fates);
+            let compared = self.compare(scope, pass, fates, comparers);
             let mut mover = None;
             if self.change {
                 for _ in 0..self.writer.options.connections.max(1) {
                     let (to_fetch, jobs) = (to_fetch.clone(), jobs.clone());
                     scope.spawn(|| self.fetch(to_fetch, jobs));
                 }
-                for _ in 0..threads {
+                for room in checkers {
                     let to_check = to_check.clone();
-                    scope.spawn(|| self.failure.note(check_all(self.writer, to_check)));
+                    scope.spawn(|| self.failure.note(check_all(self.writer, to_check, room)));
                 }
-                // While one waits for the disk, another decompresses.
-                for _ in 0..2 * threads {
+                for room in writers {
                     let (to_do, marks) = (to_do.clone(), marks.clone());
-                    scope.spawn(|| self.failure.note(self.work(to_do, marks)));
+                    scope.spawn(|| self.failure.note(self.work(to_do, marks, room)));
                 }
                 let marks = marks.clone();
                 mover = Some(scope.spawn(|| move_all(self, order, marks)));
@@ -166,15 +197,16 @@ impl<'a> Pipeline<'a> {
         scope: &'scope thread::Scope<'scope, '_>,
         pass: Pass,
         fates: &'scope [Fate],
+        rooms: ChunksExactMut<'scope, u8>,
     ) -> Receiver<Window> {
         let Writer { manifest, index, edges, .. } = self.writer;
         let spans = spans(manifest, index, edges);
         let spans = spans.filter_map(move |span| pass.take(span, fates)).flat_map(split);
         let windows = std::sync::Arc::new(Mutex::new(Windows::new(spans)));
         let (compared, receiver) = bounded(self.writer.threads());
-        for _ in 0..self.writer.threads() {
+        for room in rooms {
             let (windows, compared) = (windows.clone(), compared.clone());
-            scope.spawn(move || self.failure.note(self.compare_windows(&windows, &compared)));
+            scope.spawn(move || self.failure.note(self.compare_windows(&windows, &compared, room)));
         }
         receiver
     }
@@ -183,14 +215,14 @@ impl<'a> Pipeline<'a> {
         &self,
         windows: &Mutex<Windows<I>>,
         compared: &Sender<Window>,
+        room: &mut [u8],
     ) -> Result<(), WriteError> {
-        let mut bytes = Buffer::new(crate::window::WINDOW);
         while !self.failure.is_set() {
             let next = windows.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(mut window) = next else {
                 break;
             };
-            compare(&mut window, self.writer.disk, &self.writer.edges, &mut bytes)?;
+            compare(&mut window, self.writer.disk, &self.writer.edges, room)?;
             if compared.send(window).is_err() {
                 break;
             }
@@ -247,9 +279,13 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    fn work(&self, jobs: Receiver<Job>, marks: Sender<Mark>) -> Result<(), WriteError> {
+    fn work(
+        &self,
+        jobs: Receiver<Job>,
+        marks: Sender<Mark>,
+        room: &mut [u8],
+    ) -> Result<(), WriteError> {
         let mut decoder = Decoder::new().map_err(WriteError::Memory)?;
-        let mut bytes = Buffer::new(crate::window::WINDOW);
         for job in jobs {
             if self.failure.is_set() {
                 break;
@@ -262,14 +298,15 @@ impl<'a> Pipeline<'a> {
                 }
                 Job::Put { offset, len, chunk } => {
                     let known = held(&self.writer.edges, chunk, offset, len).unwrap_or_default();
-                    bytes.show(known.len()).copy_from_slice(known);
-                    self.write(offset, &bytes, &marks)?;
+                    let bytes = &mut room[..known.len()];
+                    bytes.copy_from_slice(known);
+                    self.write(offset, bytes, &marks)?;
                 }
                 Job::Piece(fetched) => {
-                    let shown = bytes.show(fetched.piece.len as usize);
-                    decode(self.writer.source, &mut decoder, &fetched, shown)?;
+                    let bytes = &mut room[..fetched.piece.len as usize];
+                    decode(self.writer.source, &mut decoder, &fetched, bytes)?;
                     self.spare.give(fetched.frames);
-                    self.write(fetched.piece.offset, &bytes, &marks)?;
+                    self.write(fetched.piece.offset, bytes, &marks)?;
                 }
             }
         }

@@ -27,12 +27,16 @@ use crate::{
 const PROBE: u64 = 4096;
 const STRIDE: u64 = 16 << 20;
 
-/// Checks what comes, or puts it by where a read would be answered by the page cache.
-pub(crate) fn check_all(writer: &Writer<'_>, marks: Receiver<Mark>) -> Result<(), WriteError> {
-    let mut bytes = Buffer::new(WINDOW);
+/// Checks what comes, or puts it by where a read would be answered by the page cache. `room` is
+/// for [`WINDOW`] bytes.
+pub(crate) fn check_all(
+    writer: &Writer<'_>,
+    marks: Receiver<Mark>,
+    room: &mut [u8],
+) -> Result<(), WriteError> {
     for mark in marks {
         if writer.disk.is_direct() {
-            check(writer, &mark, &mut bytes, |_| {})?;
+            check(writer, &mark, room, |_| {})?;
         } else {
             writer.written.lock().unwrap_or_else(PoisonError::into_inner).push(mark);
         }
@@ -47,10 +51,10 @@ pub(crate) fn read_back(writer: &Writer<'_>, marks: &[Mark]) -> Result<(), Write
     writer.disk.forget_cached();
     let (next, failure) = (AtomicUsize::new(0), Failure::default());
     let work = || {
-        let mut bytes = Buffer::new(WINDOW);
+        let mut room = Buffer::new(WINDOW);
         while let Some(mark) = marks.get(next.fetch_add(1, Ordering::Relaxed)) {
             let told = |len| writer.advance(Phase::Verify, len, total);
-            let checked = check(writer, mark, &mut bytes, told);
+            let checked = check(writer, mark, &mut room, told);
             if failure.is_set() || failure.note(checked).is_none() {
                 break;
             }
@@ -63,7 +67,7 @@ pub(crate) fn read_back(writer: &Writer<'_>, marks: &[Mark]) -> Result<(), Write
 fn check(
     writer: &Writer<'_>,
     mark: &Mark,
-    bytes: &mut Buffer,
+    room: &mut [u8],
     told: impl Fn(u64),
 ) -> Result<(), WriteError> {
     let end = mark.offset + mark.len;
@@ -72,7 +76,7 @@ fn check(
     // What has a checksum fits at once; zeros may be many.
     let last = by_command.then(|| end - PROBE.min(mark.len));
     for offset in (mark.offset..end).step_by(stride as usize).chain(last) {
-        let bytes = bytes.show((end - offset).min(most) as usize);
+        let bytes = &mut room[..(end - offset).min(most) as usize];
         let len = bytes.len() as u64;
         writer.disk.read_at(bytes, offset)?;
         let same = match mark.checksum {

@@ -5,8 +5,8 @@
 use std::{iter::Peekable, ops::Range};
 
 use crate::{
-    Digest, Disk, Extent, Index, Manifest, buffer::Buffer, checksum::is_zero, disk::DiskError,
-    edge::Edges, index::Location,
+    Digest, Disk, Extent, Index, Manifest, checksum::is_zero, disk::DiskError, edge::Edges,
+    index::Location,
 };
 
 /// Bytes of a window, and of a piece, at most.
@@ -176,12 +176,12 @@ impl<I: Iterator<Item = Span>> Iterator for Windows<I> {
     }
 }
 
-/// Finds out which spans of a window the disk has in place. `bytes` is room for it.
+/// Finds out which spans of a window the disk has in place. `room` is for [`WINDOW`] bytes.
 pub(crate) fn compare(
     window: &mut Window,
     disk: &Disk,
     edges: &Edges,
-    bytes: &mut Buffer,
+    room: &mut [u8],
 ) -> Result<(), DiskError> {
     let (first, last) = (window.spans.first(), window.spans.last());
     let (Some(first), Some(last)) = (first.filter(|span| span.in_place.is_none()), last) else {
@@ -194,7 +194,7 @@ pub(crate) fn compare(
         spans.for_each(|span| span.in_place = Some(matches!(span.wanted, Wanted::Zero)));
         return Ok(());
     }
-    let bytes = bytes.show((end - start) as usize);
+    let bytes = &mut room[..(end - start) as usize];
     disk.read_at(bytes, start)?;
     for span in spans {
         let found = &bytes[(span.offset - start) as usize..][..span.len as usize];

@@ -79,8 +79,8 @@ pub struct Options<'a> {
     pub grow: bool,
     /// Runs of packs that are fetched at the same time.
     pub connections: usize,
-    /// Threads that compare, and threads that decompress and write; 0 takes as many as there
-    /// are CPUs, 8 at most, because each holds a MiB or two.
+    /// CPUs to keep busy: that many threads and two more compare, as many decompress and write,
+    /// and as many read back; 0 takes those that there are, 8 at most, because each holds a MiB.
     pub threads: usize,
     /// Told about every MiB; called from several threads, and should be quick.
     pub progress: &'a (dyn Fn(Progress) + Sync),
@@ -95,7 +95,7 @@ impl Default for Options<'_> {
     fn default() -> Self {
         Options {
             grow: false,
-            connections: 2,
+            connections: 4,
             threads: 0,
             progress: &|_| {},
             seed: None,
@@ -281,7 +281,7 @@ impl<'a> Writer<'a> {
         Ok(writer)
     }
 
-    /// Threads for each kind of work.
+    /// CPUs that each kind of work may keep busy.
     pub(crate) fn threads(&self) -> usize {
         match self.options.threads {
             0 => thread::available_parallelism().map_or(1, NonZero::get).min(8),
