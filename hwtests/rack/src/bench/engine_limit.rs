@@ -43,6 +43,8 @@ impl Limit {
         let rate = |bytes: u64, line: &str| {
             let mut command = Command::new("bash");
             command.args(["-o", "pipefail", "-c", line]);
+            // dd's buffer on huge pages, where a virtual disk reads up to twice as fast.
+            command.env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
             anyhow::Ok(bytes as f64 / Taken::of(command, &log)?.seconds)
         };
         let (device, half) = (&target.device, SIZE / 2);
