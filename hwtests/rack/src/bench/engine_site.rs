@@ -56,6 +56,15 @@ impl Site {
     }
 }
 
+/// Asked first: nginx's workers outlive a first process that is killed.
+impl Drop for Site {
+    fn drop(&mut self) {
+        for server in &mut self.servers {
+            server.stop(PATIENCE);
+        }
+    }
+}
+
 /// The doors of `billet serve` for packs and manifests, and everything else by its name.
 fn http(work: &Work, folder: &Path) -> String {
     let (all, store, folder) =

@@ -264,6 +264,7 @@ impl Host<'_> {
         let before = self.ssh("cat /proc/sys/kernel/random/boot_id")?;
         self.ssh("(sleep 1; systemctl reboot) >/dev/null 2>&1 &")?;
         let began = Instant::now();
+        let took = |what: &str| println!("    {what} after {:.0} s", began.elapsed().as_secs_f64());
         loop {
             if began.elapsed() > PATIENCE {
                 bail!("it does not come back");
@@ -278,22 +279,26 @@ impl Host<'_> {
                 break;
             }
         }
+        took("it answers");
         ensure!(self.shutdowns()? > shutdowns, "the guest was not shut down with its host");
         let away = self.ssh("journalctl -u billet-agent | grep -c 'timeout: per read' || true")?;
         ensure!(away.trim() == "0", "questions that are held up are no silence: {away}");
         self.lease_is_kept()?;
+        took("its lease is kept");
         let line = self.ssh("xl info xen_commandline")?;
         ensure!(line.contains("dom0_mem=768M"), "Xen's line is {line}");
-        let began = Instant::now();
+        let asked = Instant::now();
         while self.status()?["reboot_needed"] == true {
-            ensure!(began.elapsed() < PATIENCE, "a reboot is needed still: {}", self.status()?);
+            ensure!(asked.elapsed() < PATIENCE, "a reboot is needed still: {}", self.status()?);
             sleep(Duration::from_secs(1));
         }
         // It is still being shaped: guests come one after the other.
         let shaped = "for try in $(seq 150); do [ -n \"$(billet-agent plan)\" ] || exit 0; sleep 2; \
                       done; billet-agent plan; exit 1";
         self.ssh(shaped).context("waiting for a plan of nothing")?;
+        took("its plan is empty");
         self.is_in_shape()?;
+        took("its guests answer");
         self.is_told_by_hand()?;
         // The most that it ever had, after all of a start.
         let resident = "awk '/VmHWM/ {print $2}' /proc/$(pgrep -xo billet-agent)/status";
