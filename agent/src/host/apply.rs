@@ -292,7 +292,11 @@ impl Agent {
                 if let Change::Clear { ending } = step.change {
                     self.ended(step, ending, desired)?;
                 }
-                return self.guests.apply(step);
+                let came = self.guests.apply(step)?;
+                if matches!(step.change, Change::Create { .. } | Change::Restore { .. }) {
+                    self.watch.expect(&step.guest);
+                }
+                return Ok(came);
             }
             Step::Fragment { text } => {
                 let seed =

@@ -1,6 +1,6 @@
 //! Which domains were there at the last look: what became of them since, and who ended it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use xen_config::{Desired, Name, Size, list::Domain};
 
@@ -8,6 +8,8 @@ use xen_config::{Desired, Name, Size, list::Domain};
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     seen: BTreeMap<u32, Domain>,
+    /// Guests that the agent has made since.
+    made: BTreeSet<String>,
 }
 
 /// What a look showed.
@@ -30,17 +32,30 @@ impl Watch {
         };
         let is_up = |id: &u32| self.seen.get(id).is_some_and(|domain| !domain.state.dying);
         let gone = before.values().filter(|it| !it.state.dying && !is_up(&it.id));
-        let destroyed = gone.map(|domain| domain.name.clone()).filter(|name| is_ours(name));
-        let destroyed = destroyed.collect();
+        let is_there = |name: &String| {
+            self.seen.values().any(|domain| domain.name == *name && !domain.state.dying)
+        };
+        // One that was made and destroyed between two looks was never seen.
+        let unseen = self.made.iter().filter(|name| !is_there(name)).cloned();
+        let missed = gone.map(|domain| domain.name.clone()).chain(unseen);
+        let destroyed: BTreeSet<String> = missed.filter(|name| is_ours(name)).collect();
+        let destroyed = destroyed.into_iter().collect();
+        self.made.clear();
         let same = |(one, other): (&Domain, &Domain)| lasting(one) == lasting(other);
         let changed =
             before.len() != self.seen.len() || !before.values().zip(self.seen.values()).all(same);
         Seen { destroyed, changed }
     }
 
+    /// The agent made this guest: the next look must show it.
+    pub(crate) fn expect(&mut self, guest: &Name) {
+        self.made.insert(guest.to_string());
+    }
+
     /// The agent ends this guest: its domain will be missed by nobody.
     pub(crate) fn forget(&mut self, guest: &Name) {
         self.seen.retain(|_, domain| domain.name != guest.as_str());
+        self.made.remove(guest.as_str());
     }
 }
 
@@ -95,5 +110,22 @@ mod tests {
         watch.forget(&"web".parse().unwrap());
         let seen = watch.look(&[domain(4, "web")], Some(&desired));
         assert_eq!(seen, Seen { destroyed: vec!["db".into()], changed: true });
+    }
+
+    #[test]
+    fn a_guest_that_was_destroyed_before_it_was_seen_is_missed() {
+        let (mut watch, desired) = (Watch::default(), desired());
+        let made = |watch: &mut Watch| {
+            for name in ["web", "db"] {
+                watch.expect(&name.parse().unwrap());
+            }
+        };
+        made(&mut watch);
+        let seen = watch.look(&[domain(1, "web")], Some(&desired));
+        assert_eq!(seen, Seen { destroyed: vec!["db".into()], changed: true });
+        assert_eq!(watch.look(&[domain(1, "web")], Some(&desired)), Seen::default());
+        made(&mut watch);
+        watch.forget(&"db".parse().unwrap());
+        assert_eq!(watch.look(&[domain(1, "web")], Some(&desired)), Seen::default());
     }
 }
