@@ -34,6 +34,14 @@ pub struct Domain {
     pub made: Option<Made>,
 }
 
+impl Domain {
+    /// Whether libxl has a name for it, which it writes after it has made a domain and takes away
+    /// before it destroys one: what has none is half made or half gone.
+    pub fn has_name(&self) -> bool {
+        self.name != "(null)"
+    }
+}
+
 /// The six letters of `xl list`, each there or not, in any combination.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -30,8 +30,8 @@ impl Watch {
         let is_ours = |name: &str| {
             desired.is_some_and(|it| it.guests.iter().any(|guest| guest.name.as_str() == name))
         };
-        let is_up = |id: &u32| self.seen.get(id).is_some_and(|domain| !domain.state.dying);
-        let gone = before.values().filter(|it| !it.state.dying && !is_up(&it.id));
+        let still_up = |it: &Domain| self.seen.get(&it.id).is_some_and(is_up);
+        let gone = before.values().filter(|it| is_up(it) && !still_up(it));
         let is_there = |name: &String| {
             self.seen.values().any(|domain| domain.name == *name && !domain.state.dying)
         };
@@ -57,6 +57,11 @@ impl Watch {
         self.seen.retain(|_, domain| domain.name != guest.as_str());
         self.made.remove(guest.as_str());
     }
+}
+
+/// Whether nobody has begun to destroy it.
+fn is_up(domain: &Domain) -> bool {
+    !domain.state.dying && domain.has_name()
 }
 
 /// What does not change while a domain goes about its work.
@@ -101,6 +106,16 @@ mod tests {
         let seen = look(&[domain(3, "web")]);
         assert_eq!(seen, Seen { destroyed: vec!["web".into()], changed: true });
         assert_eq!(look(&[domain(3, "web")]), Seen::default());
+    }
+
+    #[test]
+    fn a_guest_that_has_lost_its_name_is_missed() {
+        let (mut watch, desired) = (Watch::default(), desired());
+        let mut look = |domains: &[Domain]| watch.look(domains, Some(&desired)).destroyed;
+        assert!(look(&[domain(1, "web")]).is_empty());
+        // As a real `xl list` shows it while `xl destroy` is under way.
+        assert_eq!(look(&[domain(1, "(null)")]), ["web"]);
+        assert!(look(&[]).is_empty());
     }
 
     #[test]
