@@ -23,7 +23,7 @@ COREOS   := 0.27.0
 RACK     := BILLET=$(BUILT)/debug/billet BILLET_AGENT=$(BUILT)/agent/billet-agent
 export PATH := $(CURDIR)/target/tools/bin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: all deps bench-deps check lint licences agent programs tests unit devices system e2e xen demo test peers bench torture
+.PHONY: all deps bench-deps check lint licences agent programs tests unit units devices system e2e xen demo test peers bench torture
 
 all: programs
 
@@ -73,12 +73,15 @@ UNIT := $(notdir $(basename $(wildcard agent/tests/*.rs images/tests/*.rs pxe/te
     xen-config/tests/*/main.rs)))
 
 # What has time while there is a Xen.
-PATIENT := nice -n 10
+PATIENT := nice -n 5
 
 tests:
 	$(CARGO_TEST) --no-run
 
 unit: tests
+	$(MAKE) --no-print-directory PATIENT= units
+
+units:
 	$(PATIENT) $(CARGO_TEST) --lib --bins $(UNIT:%=--test %)
 	$(MAKE) --no-print-directory devices
 
@@ -121,7 +124,7 @@ story-%:
 test: deps
 	$(MAKE) check
 	$(MAKE) -j2 tests agent
-	$(MAKE) --no-print-directory -j2 -k -Otarget xen unit $(STORIES:%=story-%)
+	$(MAKE) --no-print-directory -j2 -k -Otarget xen units $(STORIES:%=story-%)
 
 demo: deps programs
 	BILLET=$(BUILT)/release/billet BILLET_AGENT=$(BUILT)/agent/billet-agent \
@@ -140,5 +143,6 @@ bench: bench-deps peers programs
 torture: deps agent
 	$(CARGO_TEST) --no-run
 	$(CARGO_TEST) --test power -- --ignored
+	$(MAKE) --no-print-directory system
 	$(RACK) $(CARGO_TEST) --test dom0 -- bios_seed_and_guests
 	$(RACK) $(CARGO_TEST) --test host -- a_dom0_whose_agent_dies

@@ -14,6 +14,9 @@ use crate::{bench, tool};
 
 /// Debian's release whose QEMU has igb (8.0 and newer); the host's is often older.
 const RELEASE: &str = "trixie";
+/// The emulator keeps what it has translated of a program by its addresses: were they others at every
+/// start, it would translate the whole program anew each time, as no real processor does.
+const SAME_PLACE: &str = "norandmaps";
 const MIRROR: &str = "http://deb.debian.org/debian";
 
 /// A machine, without its kernel.
@@ -31,7 +34,7 @@ impl Hardware {
         let program = tool::program("qemu-system-x86_64", "qemu-system-x86")?;
         let mut words = vec![program.into_os_string()];
         words.extend(["-cpu", "qemu64,+rdrand"].map(OsString::from));
-        Ok(Hardware { words, line: "" })
+        Ok(Hardware { words, line: SAME_PLACE })
     }
 
     /// Number 1 or 2 of two small ones with a cable between them, whose ends are in `folder`.
@@ -51,7 +54,8 @@ impl Hardware {
 
     /// Two cards of Intel's 82576 with up to 7 VFs each, behind an emulated IOMMU.
     ///
-    /// Without `no_timer_check` Linux sometimes finds no timer through the emulated IOMMU.
+    /// Without `no_timer_check` Linux sometimes finds no timer through the emulated IOMMU;
+    /// `norandmaps` as on the plain one.
     pub fn with_igb() -> Result<Self> {
         let qemu = newer_qemu()?;
         let mut words = vec![qemu.get_program().to_owned()];
@@ -71,7 +75,7 @@ impl Hardware {
             words.extend(["-netdev".into(), format!("hubport,id=n{card},hubid={card}").into()]);
             words.extend(igb(card, &format!("52:54:00:77:01:0{card}")).map(OsString::from));
         }
-        Ok(Hardware { words, line: "intel_iommu=on no_timer_check" })
+        Ok(Hardware { words, line: "norandmaps intel_iommu=on no_timer_check" })
     }
 }
 

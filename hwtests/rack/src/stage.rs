@@ -22,7 +22,7 @@ use crate::{
 
 /// How long a blank machine may take until its agent says hello, and about anything else that
 /// an emulated machine on busy cores does.
-pub const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A rack with a server.
 pub struct Stage {

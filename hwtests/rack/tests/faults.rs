@@ -33,7 +33,7 @@ const STORIES: [Story; 4] = [
 ];
 
 /// A machine, emulated on busy cores.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
 /// Length of the image and of the disk.
 const SIZE: u64 = 24 << 20;
 /// Where the fault is: eight sectors of 512 bytes.

@@ -17,7 +17,7 @@ use rack::{
     tool,
 };
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 #[expect(clippy::print_stderr, reason = "a test program of its own")]
 fn main() -> ExitCode {

@@ -30,6 +30,9 @@ pub enum Named {
 }
 
 impl Named {
+    /// Every kind.
+    pub const ALL: [Named; 4] = [Named::Manifest, Named::Minisig, Named::Index, Named::Pack];
+
     const fn noun(self) -> &'static str {
         match self {
             Named::Manifest => "manifest",
@@ -60,16 +63,11 @@ impl Named {
 
     /// What a path asks for; nothing where it is another door's, or no digest.
     pub fn at(path: &str) -> Option<(Named, Digest)> {
-        let (kind, name) = match path.strip_prefix("/v1/manifests/") {
-            None => (Named::Pack, path.strip_prefix("/v1/packs/")?),
-            Some(name) => match name.split_once('/') {
-                None => (Named::Manifest, name),
-                Some((name, "minisig")) => (Named::Minisig, name),
-                Some((name, "index")) => (Named::Index, name),
-                Some(_) => return None,
-            },
-        };
-        Some((kind, name.parse().ok()?))
+        Named::ALL.into_iter().find_map(|kind| {
+            let (before, behind) = kind.door().split_once("{digest}")?;
+            let name = path.strip_prefix(before)?.strip_suffix(behind)?;
+            Some((kind, name.parse().ok()?))
+        })
     }
 
     /// Where it is in `store`.

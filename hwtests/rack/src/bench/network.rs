@@ -1,9 +1,8 @@
 //! `net-first`, `net-again`: 64 bridges and 256 ports with their VLANs, by `billet-agent` and by
-//! `ip -batch` with `bridge -batch`; and the same state applied again, which has to start a program and
-//! to ask the kernel for every link and VLAN: `net-look` has beside it what `ip` and `bridge` take to
-//! do no more than that. Each run has a network
-//! namespace of its own, on the host's kernel where that has VLAN-aware bridges, else on Debian's
-//! kernel in a machine.
+//! `ip -batch` with `bridge -batch`; and the same state applied again, which has to start a program
+//! and to ask the kernel for every link and VLAN: `net-look` has beside it what `ip` and `bridge`
+//! take to do no more than that. Each run has a network namespace of its own, on the host's kernel
+//! where that has VLAN-aware bridges, else on Debian's kernel in a machine.
 //!
 //! nmstate (`nmstatectl apply --kernel`) is no peer: without NetworkManager, version 2.2.62 reads the VLANs of a
 //! bridge's ports and never sets them.

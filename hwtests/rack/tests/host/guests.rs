@@ -59,7 +59,7 @@ impl Host<'_> {
             let said = self.ssh(PV)?;
             let is = |wanted: &&&str| said.lines().any(|line| line.trim_end() == **wanted);
             let Some(missing) = wanted.iter().find(|wanted| !is(wanted)) else { return Ok(()) };
-            ensure!(began.elapsed() < Duration::from_secs(120), "no `{missing}` in:\n{said}");
+            ensure!(began.elapsed() < Duration::from_secs(300), "no `{missing}` in:\n{said}");
             sleep(Duration::from_secs(1));
         }
     }
