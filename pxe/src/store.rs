@@ -23,7 +23,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::event::Event;
 
 pub(crate) use answers::Answer;
-pub(crate) use events::EventFilter;
+pub(crate) use events::{EventFilter, EventKind};
 
 /// The tables, step by step. A list written out: sqlx's macro for it would compile both
 /// databases' drivers a second time, for the build.

@@ -21,7 +21,8 @@ use super::{
     text,
 };
 use crate::api::{
-    ConfigStatus, ConfigView, GuestView, GuestsView, NodeView, PlanView, SliceView, SlicesView,
+    ConfigStatus, ConfigView, EventView, GuestView, GuestsView, NodeView, PlanView, SliceView,
+    SlicesView,
 };
 
 /// Begins the lines that `show` puts before the text, and that `set` understands.
@@ -256,8 +257,21 @@ fn row(guest: &GuestView) -> Vec<String> {
     ]
 }
 
-pub(super) fn slices(args: &Named) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub(super) struct SlicesArgs {
+    #[command(flatten)]
+    of: Named,
+    /// What became of its slices: who had which VF when, with which identity.
+    #[arg(long)]
+    history: bool,
+}
+
+pub(super) fn slices(args: &SlicesArgs) -> anyhow::Result<()> {
+    let SlicesArgs { of: args, history } = args;
     let client = Client::new(&args.server)?;
+    if *history {
+        return slice_history(&client, args);
+    }
     let slices: SlicesView = client.get(&format!("/v1/nodes/{}/slices", args.node))?;
     if args.server.json {
         return text::json(&slices);
@@ -269,6 +283,17 @@ pub(super) fn slices(args: &Named) -> anyhow::Result<()> {
     );
     let rows = slices.items.iter().map(slice_row).collect();
     text::table(&["slice", "fabric", "state", "identity", "pkeys", "vf", "address"], rows, &none)
+}
+
+fn slice_history(client: &Client, args: &Named) -> anyhow::Result<()> {
+    let events: Vec<EventView> =
+        client.all(&format!("/v1/events?kind=slice&node={}", args.node))?;
+    if args.server.json {
+        return text::json(&events);
+    }
+    let row = |event: &EventView| vec![format!("{:.0}", event.at), event.text.clone()];
+    let none = format!("{} has had no slices, as far as events are kept", args.node);
+    text::table(&["when", "what"], events.iter().map(row).collect(), &none)
 }
 
 fn slice_row(slice: &SliceView) -> Vec<String> {

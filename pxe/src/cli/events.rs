@@ -15,6 +15,9 @@ pub(super) struct EventsArgs {
     /// Only those of this node.
     #[arg(long)]
     node: Option<String>,
+    /// Only those of this kind: `slice.ready`, or `slice` for all that begin so.
+    #[arg(long)]
+    kind: Option<String>,
     /// Only those after this event.
     #[arg(long, default_value_t = 0, value_name = "ID")]
     since: i64,
@@ -64,11 +67,13 @@ impl<R: Read> Iterator for Stream<R> {
 pub(super) fn run(args: &EventsArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.server)?;
     let node = args.node.as_ref().map(|node| format!("&node={node}")).unwrap_or_default();
+    let kind = args.kind.as_ref().map(|kind| format!("&kind={kind}")).unwrap_or_default();
+    let wanted = format!("since={}{node}{kind}", args.since);
     if args.follow {
-        let stream = client.stream(&format!("since={}{node}", args.since))?;
+        let stream = client.stream(&wanted)?;
         return Stream::new(stream).try_for_each(|event| show(args, &event?));
     }
-    let events: Vec<EventView> = client.all(&format!("/v1/events?since={}{node}", args.since))?;
+    let events: Vec<EventView> = client.all(&format!("/v1/events?{wanted}"))?;
     if args.server.json {
         return text::json(&events);
     }

@@ -29,7 +29,7 @@ pub(super) enum Verb {
     /// List a node's guests.
     Guests(Named),
     /// List a node's slices: VFs of its HCAs and NICs, with their GUIDs and addresses.
-    Slices(Named),
+    Slices(config::SlicesArgs),
     /// Forget a node.
     Rm(Named),
 }

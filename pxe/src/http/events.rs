@@ -29,7 +29,7 @@ use crate::{
     live::Message,
     node::NodeId,
     provisioner::Undone,
-    store::EventFilter,
+    store::{EventFilter, EventKind},
     view,
 };
 
@@ -44,14 +44,17 @@ const BATCH: i64 = 500;
 #[into_params(parameter_in = Query)]
 pub struct Which {
     /// Those after this number; a list begins with the first one, a stream with the next one.
-    #[serde(alias = "after")]
     since: Option<i64>,
+    /// The `next` of the page before.
+    after: Option<i64>,
     /// Items at most: 1 to 1000, 100 when absent.
     limit: Option<i64>,
     /// Those of this node: name, identifier or MAC address.
     node: Option<String>,
     /// Those of this deployment.
     deployment: Option<String>,
+    /// Those of this kind, and of those below it: `slice` has `slice.ready`.
+    kind: Option<String>,
 }
 
 /// What happened, oldest first; with `Accept: text/event-stream` for ever, live progress included.
@@ -69,7 +72,10 @@ pub async fn events(
         None => None,
     };
     let deployment = which.deployment.as_deref().map(deployment_id).transpose()?;
-    let filter = EventFilter { since: which.since.unwrap_or(0), node, deployment };
+    let kind = which.kind.as_deref().map(str::parse::<EventKind>).transpose();
+    let kind = kind.map_err(|error| Fault::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let begin = which.since.max(which.after);
+    let filter = EventFilter { since: begin.unwrap_or(0), node, deployment, kind };
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let streams = text(header::ACCEPT).is_some_and(|kinds| kinds.contains("text/event-stream"));
     if !streams {
@@ -82,7 +88,7 @@ pub async fn events(
     // Listen first, then read: nothing falls between the two.
     let messages = shared.provisioner.live.listen();
     let newest = shared.provisioner.store.last_event().await.map_err(Undone::from)?;
-    let since = last.or(which.since).unwrap_or(newest);
+    let since = last.or(begin).unwrap_or(newest);
     let filter = EventFilter { since, ..filter };
     let follower = Follower { shared, messages, filter, ready: Vec::new(), behind: true };
     let stream = stream::unfold(follower, |mut follower| async move {
@@ -134,7 +140,8 @@ impl Follower {
                 Ok(Ok(Message::Event(event))) => self.take(event),
                 Ok(Ok(Message::Progress(node, progress))) => {
                     let id = progress.deployment.parse().ok();
-                    let mine = self.filter.node.is_none_or(|wanted| wanted == node)
+                    let mine = self.filter.kind.is_none()
+                        && self.filter.node.is_none_or(|wanted| wanted == node)
                         && self.filter.deployment.is_none_or(|wanted| Some(wanted) == id);
                     if mine {
                         let node = name_of(&self.shared, Some(node)).await?;
@@ -148,7 +155,7 @@ impl Follower {
     }
 
     async fn read(&mut self) {
-        match self.shared.provisioner.store.events(self.filter, BATCH).await {
+        match self.shared.provisioner.store.events(self.filter.clone(), BATCH).await {
             Ok(mut events) => {
                 self.behind = events.len() as i64 == BATCH;
                 events.reverse();
@@ -163,9 +170,7 @@ impl Follower {
 
     /// An event that was told counts when it was not read from the log before.
     fn take(&mut self, event: Event) {
-        let mine = self.filter.node.is_none_or(|wanted| Some(wanted) == event.node)
-            && self.filter.deployment.is_none_or(|wanted| Some(wanted) == event.deployment);
-        if mine && event.id > self.filter.since {
+        if self.filter.takes(&event) && event.id > self.filter.since {
             self.ready.push(event);
         }
     }

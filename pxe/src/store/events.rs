@@ -1,5 +1,7 @@
 //! The log of what happened.
 
+use std::str::FromStr;
+
 use jiff::Timestamp;
 use sqlx::{Row as _, any::AnyRow};
 use uuid::Uuid;
@@ -11,7 +13,7 @@ use crate::{
 };
 
 /// Which events are wanted.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct EventFilter {
     /// Those after this number.
     pub since: i64,
@@ -19,7 +21,43 @@ pub struct EventFilter {
     pub node: Option<NodeId>,
     /// Those of this deployment.
     pub deployment: Option<Uuid>,
+    /// Those of this kind, and of those below it: `slice` has `slice.ready`.
+    pub kind: Option<EventKind>,
 }
+
+impl EventFilter {
+    /// Whether an event passes, whatever its number.
+    pub fn takes(&self, event: &Event) -> bool {
+        self.node.is_none_or(|wanted| Some(wanted) == event.node)
+            && self.deployment.is_none_or(|wanted| Some(wanted) == event.deployment)
+            && self.kind.as_ref().is_none_or(|wanted| wanted.has(&event.kind))
+    }
+}
+
+/// A kind of event, or the first words of some.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventKind(String);
+
+impl EventKind {
+    fn has(&self, kind: &str) -> bool {
+        kind.strip_prefix(&self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }
+}
+
+impl FromStr for EventKind {
+    type Err = NotAKind;
+
+    fn from_str(text: &str) -> std::result::Result<Self, NotAKind> {
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte == b'.';
+        let is_kind = !text.is_empty() && text.len() <= 64 && text.bytes().all(fits);
+        is_kind.then(|| EventKind(text.to_owned())).ok_or_else(|| NotAKind(text.to_owned()))
+    }
+}
+
+/// No kind of event.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no kind of event: like `slice.ready`, or `slice` for all that begin so")]
+pub struct NotAKind(String);
 
 impl Store {
     /// Up to `limit` events, oldest first.
@@ -27,12 +65,16 @@ impl Store {
         let query = sqlx::query(
             "SELECT id, happened, kind, node, deployment, text FROM events WHERE id > $1 \
              AND ($2 = '' OR node = $2) AND ($3 = '' OR deployment = $3) \
-             ORDER BY id LIMIT $4",
+             AND (kind = $4 OR kind LIKE $5) ORDER BY id LIMIT $6",
         );
+        let kind = filter.kind.map(|kind| kind.0);
+        let below = kind.as_ref().map_or_else(|| "%".to_owned(), |kind| format!("{kind}.%"));
         let rows = query
             .bind(filter.since)
             .bind(filter.node.map(|node| node.to_string()).unwrap_or_default())
             .bind(filter.deployment.map(|id| id.to_string()).unwrap_or_default())
+            .bind(kind.unwrap_or_default())
+            .bind(below)
             .bind(limit)
             .fetch_all(&self.pool)
             .await?;
@@ -103,4 +145,20 @@ fn read(row: &AnyRow) -> Result<Event> {
         deployment: deployment.map_err(|error: uuid::Error| damaged(what(), error))?,
         text: row.try_get("text")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_has_those_below_it() {
+        let slice: EventKind = "slice".parse().unwrap();
+        assert!(slice.has("slice.ready") && slice.has("slice"));
+        assert!(!slice.has("slices.ready") && !slice.has("node.slice"));
+        assert!("slice.ready".parse::<EventKind>().unwrap().has("slice.ready"));
+        for wrong in ["", "Slice", "slice%", "slice_ready", &"s".repeat(65)] {
+            assert!(wrong.parse::<EventKind>().is_err(), "{wrong}");
+        }
+    }
 }

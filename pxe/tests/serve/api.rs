@@ -49,12 +49,31 @@ fn lists_come_in_pages() {
     let since = events["next"].as_str().unwrap();
     let more = server.api("GET", &format!("/v1/events?since={since}"), Value::Null).expect(200);
     assert_eq!(more["items"][0]["id"], events["items"][2]["id"].as_i64().unwrap() + 1);
+    // As a command line asks for the page behind the first.
+    let path = format!("/v1/events?since=0&limit=3&after={since}");
+    let page = server.api("GET", &path, Value::Null).expect(200);
+    assert_eq!(page["items"][0], more["items"][0]);
+    let kinds = |kind: &str| {
+        let events = server.api("GET", &format!("/v1/events?kind={kind}"), Value::Null);
+        let events = events.expect(200)["items"].clone();
+        let kinds = events.as_array().unwrap().iter().map(|event| event["kind"].clone());
+        kinds.collect::<Vec<_>>()
+    };
+    assert_eq!(kinds("node.enrolled"), vec!["node.enrolled"; 5]);
+    let all = kinds("node");
+    assert!(all.len() >= 5 && all.iter().all(|kind| kind.as_str().unwrap().starts_with("node.")));
+    assert_eq!(kinds("deployment.created"), vec!["deployment.created"; 3]);
+    assert!(kinds("nod").is_empty());
     let images = server.api("GET", "/v1/images", Value::Null).expect(200);
     assert_eq!(images["items"][0]["name"], "bare");
     assert_eq!(images["items"][0]["manifest"], server.manifest.to_string());
-    for path in
-        ["/v1/nodes?limit=0", "/v1/nodes?limit=1001", "/v1/nodes?limt=1", "/v1/events?limit=x"]
-    {
+    for path in [
+        "/v1/nodes?limit=0",
+        "/v1/nodes?limit=1001",
+        "/v1/nodes?limt=1",
+        "/v1/events?limit=x",
+        "/v1/events?kind=%25",
+    ] {
         server.api("GET", path, Value::Null).problem(400);
     }
 }
