@@ -84,7 +84,7 @@ impl System {
         let archive = scratch.join("system.tar");
         // The system as files, and once more as a file system of that size.
         let memory = scratch::in_memory((u64::from(recipe.disk.root) * 2 + 512) << 20);
-        let mut mmdebstrap = tool::command("mmdebstrap");
+        let mut mmdebstrap = mmdebstrap();
         mmdebstrap
             .current_dir(scratch.path())
             .env("SOURCE_DATE_EPOCH", epoch.to_string())
@@ -231,6 +231,17 @@ fn keep_packages(mmdebstrap: &mut Command, cache: &Path) -> Result<()> {
         format!("--customize-hook=sync-out /var/cache/apt/archives {quoted}"),
     ]);
     Ok(())
+}
+
+/// mmdebstrap with mounts of its own: an ordinary user's are in a namespace anyway, and root's must not
+/// stay on the host when somebody kills it.
+fn mmdebstrap() -> Command {
+    if !nix::unistd::geteuid().is_root() {
+        return tool::command("mmdebstrap");
+    }
+    let mut command = tool::command("unshare");
+    command.args(["--mount", "mmdebstrap"]);
+    command
 }
 
 /// Says what an ordinary user lacks, before mmdebstrap does it at greater length.
