@@ -55,6 +55,7 @@ fn boots_over(kind: Kind) -> Result<()> {
         .args(["--user=root", "--interface=wire0", "--dhcp-range=10.77.0.100,10.77.0.199"])
         .args(["--log-dhcp", "--enable-tftp", "--dhcp-boot=hello.ipxe"])
         .arg(format!("--tftp-root={}", folder.path().display()))
+        .arg(format!("--pid-file={}/pid", folder.path().display()))
         .arg(format!("--dhcp-leasefile={}/leases", folder.path().display()));
     let log = folder.path().join("dnsmasq.log");
     let _server = Neighbour::start(1, Ipv4Addr::new(10, 77, 0, 2), dnsmasq, &log)?;

@@ -38,7 +38,8 @@ fn beside(stage: &Stage) -> Result<()> {
     dnsmasq
         .args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--log-facility=-"])
         .args(["--user=root", "--interface=wire0", "--dhcp-range=10.77.0.30,10.77.0.60"])
-        .args(["--log-dhcp", "--dhcp-authoritative", "--dhcp-leasefile=/dev/null"]);
+        .args(["--log-dhcp", "--dhcp-authoritative", "--dhcp-leasefile=/dev/null"])
+        .arg(format!("--pid-file={}", stage.folder().join("dnsmasq.pid").display()));
     let log = stage.folder().join("dnsmasq.log");
     let _foreign = Neighbour::start(1, FOREIGN, dnsmasq, &log)?;
     let tiny = stage.tiny("beside", Size::mib(8))?;
