@@ -52,7 +52,7 @@ fn boots_over(kind: Kind) -> Result<()> {
     let mut dnsmasq = Command::new(tool::program("dnsmasq", "dnsmasq-base")?);
     dnsmasq
         .args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--log-facility=-"])
-        .args(["--user=root", "--interface=wire0", "--dhcp-range=10.77.0.100,10.77.0.199"])
+        .args(["--user=", "--group=", "--interface=wire0", "--dhcp-range=10.77.0.100,10.77.0.199"])
         .args(["--log-dhcp", "--enable-tftp", "--dhcp-boot=hello.ipxe"])
         .arg(format!("--tftp-root={}", folder.path().display()))
         .arg(format!("--pid-file={}/pid", folder.path().display()))

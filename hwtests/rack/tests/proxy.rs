@@ -37,7 +37,7 @@ fn beside(stage: &Stage) -> Result<()> {
     let mut dnsmasq = Command::new(tool::program("dnsmasq", "dnsmasq-base")?);
     dnsmasq
         .args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--log-facility=-"])
-        .args(["--user=root", "--interface=wire0", "--dhcp-range=10.77.0.30,10.77.0.60"])
+        .args(["--user=", "--group=", "--interface=wire0", "--dhcp-range=10.77.0.30,10.77.0.60"])
         .args(["--log-dhcp", "--dhcp-authoritative", "--dhcp-leasefile=/dev/null"])
         .arg(format!("--pid-file={}", stage.folder().join("dnsmasq.pid").display()));
     let log = stage.folder().join("dnsmasq.log");
