@@ -59,6 +59,7 @@ pub mod recipe;
 mod recipe_build;
 mod recipe_built_in;
 mod recipe_disk;
+mod recipe_packages;
 mod recipe_system;
 mod region;
 mod repack;

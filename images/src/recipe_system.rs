@@ -18,6 +18,7 @@ use crate::{
     ext4,
     recipe::Recipe,
     recipe_disk::Layout,
+    recipe_packages::Packages,
     scratch::{self, Scratch},
     sparse, tool,
 };
@@ -92,8 +93,9 @@ impl System {
             // The system is made anew after a power cut; dpkg need not sync every file.
             .args(["--dpkgopt=force-unsafe-io"])
             .arg(format!("--include={}", recipe.packages.join(",")));
-        if let Some(cache) = cache {
-            keep_packages(&mut mmdebstrap, cache)?;
+        let packages = cache.map(|cache| Packages::lend(cache, scratch)).transpose()?;
+        if let Some(packages) = &packages {
+            packages.serve(&mut mmdebstrap);
         }
         mmdebstrap.envs(memory.map(|folder| ("TMPDIR", folder)));
         add_hooks(&mut mmdebstrap, recipe);
@@ -105,6 +107,9 @@ impl System {
             }
         })
         .context("installing packages")?;
+        if let Some(packages) = packages {
+            packages.keep()?;
+        }
         Ok(System { archive, memory, errors: scratch.join("errors") })
     }
 
@@ -218,19 +223,6 @@ fn add_hooks(mmdebstrap: &mut Command, recipe: &Recipe) {
     for hook in hooks.chain([remove.to_owned()]) {
         mmdebstrap.arg(format!("--customize-hook={hook}"));
     }
-}
-
-/// Takes packages from `cache` and leaves there what was downloaded.
-fn keep_packages(mmdebstrap: &mut Command, cache: &Path) -> Result<()> {
-    fs::create_dir_all(cache).with_context(|| format!("making {}", cache.display()))?;
-    let cache = cache.canonicalize().context("finding the cache of packages")?;
-    let quoted = format!("'{}'", cache.to_string_lossy().replace('\'', r"'\''"));
-    mmdebstrap.args(["--skip=download/empty", "--skip=essential/unlink"]).args([
-        r#"--setup-hook=mkdir -p "$1"/var/cache/apt/archives/"#.to_owned(),
-        format!("--setup-hook=sync-in {quoted} /var/cache/apt/archives/"),
-        format!("--customize-hook=sync-out /var/cache/apt/archives {quoted}"),
-    ]);
-    Ok(())
 }
 
 /// mmdebstrap with mounts of its own: an ordinary user's are in a namespace anyway, and root's must not
