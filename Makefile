@@ -104,14 +104,14 @@ endif
 # Programs of stories. Those with a Xen each: one after the other, and before everything else where there is
 # too little time for all, because a Xen's clock stops when its processors get none.
 XEN := host bypass dom0
-# The others, in the time that a Xen leaves, and two at a time when there is none: most of a story one
-# machine waits for one processor. The long ones begin.
+# The others, in the time that a Xen leaves, and a few at a time: most of a story one machine waits for one
+# processor, or for an end of its patience. The long ones begin.
 STORIES := bare survival kernel_slices reproducible kernel_network firmware faults operator ram ordinary refusals \
     proxy wire relay program
 
 # `billet` is built with the tests. What each printed is shown when it has ended.
 e2e: tests agent
-	$(MAKE) --no-print-directory -j2 -k -Otarget xen $(STORIES:%=story-%)
+	$(MAKE) --no-print-directory -j3 -k -Otarget xen $(STORIES:%=story-%)
 
 xen:
 	@failed=0; for story in $(XEN); do \
@@ -122,9 +122,8 @@ story-%:
 	$(RACK) $(PATIENT) $(CARGO_TEST) --test $* -- $(foreach story,$(TORTURE),--skip $(story))
 
 test: deps
-	$(MAKE) check
-	$(MAKE) -j2 tests agent
-	$(MAKE) --no-print-directory -j2 -k -Otarget xen units $(STORIES:%=story-%)
+	$(MAKE) --no-print-directory -j3 check tests agent
+	$(MAKE) --no-print-directory -j3 -k -Otarget xen units $(STORIES:%=story-%)
 
 demo: deps programs
 	BILLET=$(BUILT)/release/billet BILLET_AGENT=$(BUILT)/agent/billet-agent \
