@@ -102,23 +102,33 @@ pub(crate) fn newer_qemu() -> Result<Command> {
     Ok(command)
 }
 
-/// A QEMU of a newer Debian with all of its libraries, unpacked once, which wants the network.
+/// A QEMU of a newer Debian with all of its libraries, unpacked once, which wants the network. Its files
+/// are the user's own, who can remove them: mmdebstrap's are of subordinate users.
 pub(crate) fn unpacked_qemu() -> Result<PathBuf> {
     let place = bench::target()?.join("peers").join(format!("qemu-{RELEASE}"));
     if place.is_dir() {
         return Ok(place);
     }
-    let fresh = place.with_extension("new");
+    let (fresh, archive) = (place.with_extension("new"), place.with_extension("tar"));
     let _ = fs::remove_dir_all(&fresh);
-    let folder = place.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-    let mut command = Command::new(tool::program("mmdebstrap", "mmdebstrap")?);
-    command.args(["--quiet", "--variant=extract", "--include=qemu-system-x86,seabios,ipxe-qemu"]);
-    command.arg("--aptopt=Apt::Install-Recommends \"false\"");
-    let output = command.arg(RELEASE).arg(&fresh).arg(MIRROR).output();
-    let output = output.context("starting mmdebstrap")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "unpacking QEMU of {RELEASE}: {}", said.trim());
+    fs::create_dir_all(&fresh).with_context(|| format!("making {}", fresh.display()))?;
+    let mut mmdebstrap = Command::new(tool::program("mmdebstrap", "mmdebstrap")?);
+    mmdebstrap.args([
+        "--quiet",
+        "--variant=extract",
+        "--include=qemu-system-x86,seabios,ipxe-qemu",
+    ]);
+    mmdebstrap.arg("--aptopt=Apt::Install-Recommends \"false\"");
+    mmdebstrap.arg(RELEASE).arg(&archive).arg(MIRROR);
+    let mut tar = Command::new(tool::program("tar", "tar")?);
+    tar.args(["--extract", "--no-same-owner", "--mode=u+rwX", "--exclude=./dev/*", "--file"]);
+    tar.arg(&archive).arg("--directory").arg(&fresh);
+    for command in [&mut mmdebstrap, &mut tar] {
+        let output = command.output().context("starting mmdebstrap and tar")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "unpacking QEMU of {RELEASE}: {}", said.trim());
+    }
+    let _ = fs::remove_file(&archive);
     fs::rename(&fresh, &place).with_context(|| format!("making {}", place.display()))?;
     Ok(place)
 }
