@@ -121,7 +121,7 @@ pub(crate) fn unpacked_qemu() -> Result<PathBuf> {
     mmdebstrap.arg("--aptopt=Apt::Install-Recommends \"false\"");
     mmdebstrap.arg(RELEASE).arg(&archive).arg(MIRROR);
     let mut tar = Command::new(tool::program("tar", "tar")?);
-    tar.args(["--extract", "--no-same-owner", "--mode=u+rwX", "--exclude=./dev/*", "--file"]);
+    tar.args(["--extract", "--no-same-owner", "--exclude=./dev/*", "--file"]);
     tar.arg(&archive).arg("--directory").arg(&fresh);
     for command in [&mut mmdebstrap, &mut tar] {
         let output = command.output().context("starting mmdebstrap and tar")?;
