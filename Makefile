@@ -101,13 +101,13 @@ else
 	@echo "LEFT OUT: the test of a container's image as a disk, which needs root"
 endif
 
-# Programs of stories. Those with a Xen each: one after the other, and before everything else where there is
+# Programs of stories. Those whose Xen has guests: one after the other, and before everything else where there is
 # too little time for all, because a Xen's clock stops when its processors get none.
-XEN := host bypass dom0
+XEN := host bypass
 # The others, in the time that a Xen leaves, and a few at a time: most of a story one machine waits for one
 # processor, or for an end of its patience. The long ones begin.
 STORIES := bare survival kernel_slices reproducible kernel_network firmware faults operator ram ordinary refusals \
-    proxy wire relay program
+    proxy wire relay program dom0
 
 # `billet` is built with the tests. What each printed is shown when it has ended.
 e2e: tests agent

@@ -137,7 +137,7 @@ impl Draft<'_> {
                 };
                 self.shape(&held.slice, &at, &pf, &vf.says, &shape);
             }
-            self.step(SliceStep::Free { slice: held.slice });
+            self.step(SliceStep::Free { slice: held.slice, at });
         }
     }
 

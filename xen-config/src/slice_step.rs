@@ -56,6 +56,8 @@ pub enum SliceStep {
     Free {
         /// The slice.
         slice: SliceId,
+        /// The VF that it had.
+        at: VfPlace,
     },
 }
 
@@ -179,7 +181,7 @@ impl fmt::Display for SliceStep {
             SliceStep::Hold { held: Held { slice, pf, vf, identity } } => {
                 write!(out, "write down that slice {slice} has VF {vf} of {pf}, with {identity}")
             }
-            SliceStep::Free { slice } => write!(out, "write down that slice {slice} has no VF"),
+            SliceStep::Free { slice, .. } => write!(out, "write down that slice {slice} has no VF"),
             SliceStep::Vf { at, change, .. } => match change {
                 VfChange::Unbind { driver } => write!(out, "take {at} from {driver}"),
                 VfChange::Reset => write!(out, "reset {at}"),
@@ -231,7 +233,7 @@ impl SliceStep {
                 held.retain(|had| had.slice != new.slice);
                 held.push(new.clone());
             }
-            SliceStep::Free { slice } => held.retain(|had| had.slice != *slice),
+            SliceStep::Free { slice, .. } => held.retain(|had| had.slice != *slice),
             SliceStep::Vf { at, change, .. } => sriov.change(&at.pf, |pf| {
                 if let Some(vf) = pf.vfs.iter_mut().find(|vf| vf.number == at.vf) {
                     change.done(vf);

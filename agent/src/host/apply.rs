@@ -355,8 +355,8 @@ impl Agent {
             (Step::Slice(SliceStep::Vf { slice, at, .. }), _) => {
                 format!("slice {slice} is ready: {at}, {}", self.slices.identity(slice))
             }
-            (Step::Slice(SliceStep::Free { slice }), _) => {
-                format!("the VF of slice {slice} is free again")
+            (Step::Slice(SliceStep::Free { slice, at }), _) => {
+                format!("the VF of slice {slice} is free again: {at}")
             }
             _ => format!("done: {step}"),
         };
@@ -396,7 +396,9 @@ impl Agent {
 fn guest_of(step: &Step) -> Option<String> {
     match step {
         Step::Guest(step) => Some(step.guest.to_string()),
-        Step::Slice(SliceStep::Vf { slice, .. } | SliceStep::Free { slice }) => Some(owner(slice)),
+        Step::Slice(SliceStep::Vf { slice, .. } | SliceStep::Free { slice, .. }) => {
+            Some(owner(slice))
+        }
         Step::Slice(SliceStep::Hold { held }) => Some(owner(&held.slice)),
         _ => None,
     }

@@ -124,7 +124,7 @@ impl Slices {
                 self.memory.hold(held, Timestamp::now());
                 self.folder.write(FILE, &self.memory)
             }
-            SliceStep::Free { slice } => {
+            SliceStep::Free { slice, .. } => {
                 self.memory.free(slice, Timestamp::now());
                 self.folder.write(FILE, &self.memory)
             }
@@ -296,8 +296,10 @@ mod tests {
         assert_eq!(slices.memory.held(), std::slice::from_ref(&other));
         assert_eq!(slices.memory.past[0].held, one);
         assert!(slices.memory.past[0].until.is_some());
-        slices.apply(&SliceStep::Free { slice: other.slice.clone() }).unwrap();
-        slices.apply(&SliceStep::Free { slice: other.slice }).unwrap();
+        let at = VfPlace { pf: other.pf, vf: other.vf };
+        let free = SliceStep::Free { slice: other.slice, at };
+        slices.apply(&free).unwrap();
+        slices.apply(&free).unwrap();
         let memory = Memory::read(&folder).unwrap();
         assert_eq!((memory.held().len(), memory.past.len()), (0, 2));
     }
