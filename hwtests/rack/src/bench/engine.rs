@@ -10,7 +10,7 @@ use std::{cell::RefCell, collections::HashSet, fs, path::Path};
 use anyhow::{Context, Result};
 
 use super::{
-    engine_limit::Limit,
+    engine_limit::{Limit, PARTS},
     engine_peers::Writer,
     engine_run::Taken,
     engine_site::Site,
@@ -40,6 +40,9 @@ struct Case {
 }
 
 const SEEDED: &[Writer] = &[Writer::Dd, Writer::Rsync, Writer::Casync];
+
+/// Seconds that [`PARTS`] need at least.
+type Parts = [f64; PARTS.len()];
 
 /// `engine-whole`
 pub fn whole(folder: &Path) -> Result<Vec<Row>> {
@@ -149,13 +152,23 @@ impl Case {
     }
 
     /// The rows that have no peer.
-    fn beside(&self, work: &Work, seconds: f64, ours: &[(f64, Taken)]) -> Result<Vec<Row>> {
-        let limit = median(ours.iter().map(|(limit, _)| *limit).collect());
+    fn beside(&self, work: &Work, seconds: f64, ours: &[(Parts, Taken)]) -> Result<Vec<Row>> {
+        let of_runs = |part: &dyn Fn(&Parts) -> f64| {
+            median(ours.iter().map(|(parts, _)| part(parts)).collect())
+        };
+        let limit = of_runs(&|parts| parts.iter().copied().fold(0.0, f64::max));
+        let parts: Vec<_> = PARTS
+            .iter()
+            .enumerate()
+            .map(|(at, name)| (*name, of_runs(&|parts| parts[at])))
+            .collect();
         let name = |what: &str| format!("{}-{what}", self.name);
         let (less, peer) = (Better::Less, "physical limit");
         let peak = ours.iter().map(|(_, taken)| taken.peak).fold(0.0, f64::max);
         let mut rows = vec![
-            Row::compare(&name("limit"), "s", less, seconds, &[(peer, limit)]).with_bar(2.0),
+            Row::compare(&name("limit"), "s", less, seconds, &[(peer, limit)])
+                .with_bar(2.0)
+                .beside("if nothing else took time", &parts),
             Row::limit(&name("memory"), "MiB", peak, MEMORY),
         ];
         if let Some(bar) = self.bytes {

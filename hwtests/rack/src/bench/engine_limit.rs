@@ -17,6 +17,9 @@ use super::{
     engine_work::{SIZE, State, Work},
 };
 
+/// What a run may have to wait for.
+pub const PARTS: [&str; 4] = ["disk reads", "disk writes", "network", "decompression"];
+
 /// Bytes per second.
 #[derive(Debug, Clone, Copy)]
 pub struct Limit {
@@ -74,8 +77,9 @@ impl Limit {
         })
     }
 
-    /// The seconds that a run needs at least: what takes longest when all go on at once.
-    pub fn of(&self, run: &Taken) -> f64 {
+    /// The seconds that a run needs at least of each of [`PARTS`]. All may go on at once: the longest is the
+    /// limit.
+    pub fn of(&self, run: &Taken) -> [f64; PARTS.len()] {
         let written = run.bytes("copied") + run.bytes("fetched");
         [
             // What is written is read back.
@@ -84,8 +88,6 @@ impl Limit {
             run.bytes("received") / self.network,
             run.bytes("fetched") / self.decompress,
         ]
-        .into_iter()
-        .fold(0.0, f64::max)
     }
 }
 
