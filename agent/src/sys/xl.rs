@@ -3,14 +3,16 @@
 //! A node that was captured has what they printed in files below `xl/` instead.
 
 use std::{
-    fs,
-    io::Read,
+    fs::{self, File},
+    io::{self, Read, Seek},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::sysfs::Sysfs;
 
@@ -89,39 +91,53 @@ impl Xl {
 fn run(argv: &[&str], patience: Duration) -> Result<String, XlError> {
     let command = argv.join(" ");
     let mut words = argv.iter();
-    let started = Command::new(words.next().unwrap_or(&""))
-        .args(words)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // A group of its own: what interrupts the agent leaves a half-made guest to xl's care.
-        .process_group(0)
-        .spawn();
-    let mut child =
-        started.map_err(|source| XlError::Start { command: command.clone(), source })?;
-    let (out, err) = (reader(child.stdout.take()), reader(child.stderr.take()));
+    let start = || -> io::Result<(Child, Output, Output)> {
+        let (out, err) = (Output::new()?, Output::new()?);
+        let child = Command::new(words.next().unwrap_or(&""))
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(out.end()?)
+            .stderr(err.end()?)
+            // A group of its own: what interrupts the agent leaves a half-made guest to xl's care.
+            .process_group(0)
+            .spawn()?;
+        Ok((child, out, err))
+    };
+    let (mut child, out, err) =
+        start().map_err(|source| XlError::Start { command: command.clone(), source })?;
     let status = match wait(&mut child, patience) {
         Some(status) => status,
         None => return Err(XlError::Deadline { command, after: patience }),
     };
-    let said = err.join().unwrap_or_default();
     if !status.success() {
+        let said = err.text();
         let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
         let said = lines.collect::<Vec<_>>().join("; ");
         let said = if said.is_empty() { status.to_string() } else { said };
         return Err(XlError::Failed { command, said });
     }
-    Ok(out.join().unwrap_or_default())
+    Ok(out.text())
 }
 
-fn reader(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
-    thread::spawn(move || {
+/// What a program prints, in memory that is its own as much as ours: a pipe's end would go with the agent,
+/// and a word on it would kill the xl that saves a guest.
+struct Output(File);
+
+impl Output {
+    fn new() -> io::Result<Self> {
+        Ok(Output(File::from(memfd_create(c"output", MFdFlags::MFD_CLOEXEC)?)))
+    }
+
+    /// The program's end.
+    fn end(&self) -> io::Result<Stdio> {
+        self.0.try_clone().map(Stdio::from)
+    }
+
+    fn text(mut self) -> String {
         let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            let _ = pipe.read_to_end(&mut bytes);
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
+        let read = self.0.rewind().and_then(|()| self.0.read_to_end(&mut bytes));
+        read.map(|_| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
 }
 
 /// Its status, or `None` when it had to be killed with all that it started.
@@ -157,6 +173,13 @@ mod tests {
         let late = run(&["sleep", "9"], Duration::from_millis(50)).unwrap_err();
         assert!(matches!(late, XlError::Deadline { .. }), "{late}");
         assert!(matches!(run(&["/no/such"], USUAL), Err(XlError::Start { .. })));
+    }
+
+    #[test]
+    fn what_it_prints_goes_where_no_agent_need_be() {
+        let ends = run(&["readlink", "/proc/self/fd/1", "/proc/self/fd/2"], USUAL).unwrap();
+        assert!(ends.lines().all(|end| end.starts_with("/memfd:")), "{ends}");
+        assert_eq!(ends.lines().count(), 2);
     }
 
     #[test]
