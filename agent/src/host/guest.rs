@@ -162,6 +162,9 @@ impl Guests {
         let saved = self.xl.tell_within(&["xl", "save", guest.as_str(), &path], LONG);
         if let Err(error) = saved {
             self.folder.remove(&unfinished)?;
+            if let Some(domain) = self.domain(guest)? {
+                self.wake(guest, &domain)?;
+            }
             return Err(error.into());
         }
         fs::File::open(&path)
@@ -181,16 +184,21 @@ impl Guests {
             None => Ok(()),
             Some(domain) => {
                 self.folder.remove(&unfinished)?;
-                // Its xl died, too, and nobody else lets it go on. Before Xen 4.20 nobody can.
-                if domain.ended == Some(Ending::Suspend)
-                    && let Err(error) = self.xl.tell(&["xl", "resume", guest.as_str()])
-                {
-                    console::say(format_args!("{error}: {guest} is destroyed"));
-                    self.xl.tell(&["xl", "destroy", guest.as_str()])?;
-                }
-                Ok(())
+                self.wake(guest, &domain)
             }
         }
+    }
+
+    /// Lets a guest go on whose xl died while it saved it: nobody else does. Before Xen 4.20 nobody can.
+    fn wake(&self, guest: &Name, domain: &Domain) -> Result<()> {
+        if domain.ended != Some(Ending::Suspend) {
+            return Ok(());
+        }
+        if let Err(error) = self.xl.tell(&["xl", "resume", guest.as_str()]) {
+            console::say(format_args!("{error}: {guest} is destroyed"));
+            self.xl.tell(&["xl", "destroy", guest.as_str()])?;
+        }
+        Ok(())
     }
 
     /// An earlier agent died while it made a guest, which has not run yet.
