@@ -21,7 +21,7 @@ use super::{
     events::Events,
     folder::Folder,
     fragment,
-    guest::{self, Came, Guests},
+    guest::{self, Came, Guests, Woken},
     identity::Identity,
     journal::{Half, Journal},
     lease,
@@ -180,7 +180,19 @@ impl Agent {
                 self.events.note(HostEventKind::StateRepaired, &text, Vec::new())?;
             }
             Some(Half::Made(_)) => {}
-            Some(Half::Saved(guest)) => self.guests.saved_half(&guest)?,
+            Some(Half::Saved(guest)) => match self.guests.saved_half(&guest)? {
+                Woken::WasAwake => {}
+                Woken::GoesOn => {
+                    let text = format!("{guest} was half saved when the agent ended, and goes on");
+                    self.events.note(HostEventKind::StateRepaired, &text, Vec::new())?;
+                }
+                Woken::Destroyed => {
+                    let text =
+                        format!("{guest} was half saved when the agent ended, and cannot go on");
+                    let lines = guest::last_lines(guest.as_str());
+                    self.events.note(HostEventKind::GuestDestroyed, &text, lines)?;
+                }
+            },
             None => {}
         }
         self.journal.end()

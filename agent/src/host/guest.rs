@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use xen_config::{
     Name,
     guest_step::{Change, GuestStep},
@@ -57,6 +57,17 @@ pub(crate) enum Came {
     /// Nothing.
     AsPlanned,
     /// The guest did not shut down in its time.
+    Destroyed,
+}
+
+/// What became of a guest whose memory was being saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// It did not stand still, or is in its file.
+    WasAwake,
+    /// It stood still and goes on.
+    GoesOn,
+    /// It stood still and nothing makes it go on.
     Destroyed,
 }
 
@@ -162,10 +173,14 @@ impl Guests {
         let saved = self.xl.tell_within(&["xl", "save", guest.as_str(), &path], LONG);
         if let Err(error) = saved {
             self.folder.remove(&unfinished)?;
-            if let Some(domain) = self.domain(guest)? {
-                self.wake(guest, &domain)?;
-            }
-            return Err(error.into());
+            let woken = match self.domain(guest)? {
+                Some(domain) => self.wake(guest, &domain)?,
+                None => Woken::WasAwake,
+            };
+            return Err(match woken {
+                Woken::Destroyed => anyhow!("{error}; it could not go on and was destroyed"),
+                Woken::WasAwake | Woken::GoesOn => error.into(),
+            });
         }
         fs::File::open(&path)
             .and_then(|file| file.sync_all())
@@ -173,15 +188,17 @@ impl Guests {
         self.folder.rename(&unfinished, &format!("{guest}{SAVED}"))
     }
 
-    /// An earlier agent died while it saved: whether that is whole shows in the domain.
-    pub(crate) fn saved_half(&self, guest: &Name) -> Result<()> {
+    /// An earlier agent died while it saved: whether that is whole shows in the domain. What became of
+    /// the guest if it is not.
+    pub(crate) fn saved_half(&self, guest: &Name) -> Result<Woken> {
         let unfinished = format!("{guest}{UNFINISHED}");
         self.settled("save", guest);
         match self.domain(guest)? {
             None if self.folder.path(&unfinished).exists() => {
-                self.folder.rename(&unfinished, &format!("{guest}{SAVED}"))
+                self.folder.rename(&unfinished, &format!("{guest}{SAVED}"))?;
+                Ok(Woken::WasAwake)
             }
-            None => Ok(()),
+            None => Ok(Woken::WasAwake),
             Some(domain) => {
                 self.folder.remove(&unfinished)?;
                 self.wake(guest, &domain)
@@ -190,15 +207,16 @@ impl Guests {
     }
 
     /// Lets a guest go on whose xl died while it saved it: nobody else does. Before Xen 4.20 nobody can.
-    fn wake(&self, guest: &Name, domain: &Domain) -> Result<()> {
+    fn wake(&self, guest: &Name, domain: &Domain) -> Result<Woken> {
         if domain.ended != Some(Ending::Suspend) {
-            return Ok(());
+            return Ok(Woken::WasAwake);
         }
         if let Err(error) = self.xl.tell(&["xl", "resume", guest.as_str()]) {
             console::say(format_args!("{error}: {guest} is destroyed"));
             self.xl.tell(&["xl", "destroy", guest.as_str()])?;
+            return Ok(Woken::Destroyed);
         }
-        Ok(())
+        Ok(Woken::GoesOn)
     }
 
     /// An earlier agent died while it made a guest, which has not run yet.
