@@ -48,12 +48,14 @@ pub mod peers;
 pub mod rounds;
 pub mod row;
 pub mod serving;
+pub mod sitting;
 pub mod size;
 pub mod slices;
 pub mod tftp;
 pub mod wire;
 
 use row::{Row, Table};
+use sitting::Sitting;
 
 use crate::{
     hardware::Hardware,
@@ -63,34 +65,35 @@ use crate::{
 /// What a run inside a machine prints before its medians.
 const MEDIANS: &str = "medians:";
 
-/// A figure: what it is called, and what measures it in a scratch folder.
-type Figure = (&'static str, fn(&Path) -> Result<Vec<Row>>);
+/// A figure: what it is called, and what measures it.
+type Figure = (&'static str, fn(&Sitting) -> Result<Vec<Row>>);
 
 /// In the order in which they are run: the quick ones first.
 const FIGURES: [Figure; 19] = [
-    ("agent-size", size::agent),
-    ("ramdisk-size", size::ramdisk),
-    ("server-rss", size::server),
-    ("net", network::run),
-    ("slices", slices::run),
-    ("tftp-1", tftp::one),
-    ("tftp-100", tftp::hundred),
-    ("dhcp", dhcp::run),
-    ("dom0-latency", interference::run),
-    ("bypass", bypass::run),
-    ("serve-cpu", serving::cpu),
-    ("import", import::run),
+    ("agent-size", |it| size::agent(&it.folder)),
+    ("ramdisk-size", |it| size::ramdisk(&it.folder)),
+    ("server-rss", |it| size::server(&it.folder)),
+    ("net", |it| network::run(&it.folder)),
+    ("slices", |it| slices::run(&it.folder)),
+    ("tftp-1", |it| tftp::one(&it.folder)),
+    ("tftp-100", |it| tftp::hundred(&it.folder)),
+    ("dhcp", |it| dhcp::run(&it.folder)),
+    ("dom0-latency", |it| interference::run(&it.folder)),
+    ("bypass", |it| bypass::run(&it.folder)),
+    ("serve-cpu", |it| serving::cpu(&it.folder)),
+    ("import", |it| import::run(&it.folder)),
     ("engine-whole", engine::whole),
     ("engine-used", engine::used),
     ("engine-upgrade", engine::upgrade),
     ("engine-rebuilt", engine::rebuilt),
     ("engine-same", engine::same),
-    ("boot-bios", boot::bios),
-    ("boot-uefi", boot::uefi),
+    ("boot-bios", |it| boot::bios(&it.folder)),
+    ("boot-uefi", |it| boot::uefi(&it.folder)),
 ];
 
-/// Measures all figures, or `only` one; prints the table and writes `target/bench.json`.
-/// True when every ratio is within its bar.
+/// Measures all figures, or `only` one, in so many runs; prints the table and writes
+/// `target/bench.json`. True when every ratio is within its bar. Peers of the engine that are far
+/// behind in one run are left out of the next.
 ///
 /// Call it before any thread is started: it enters a network namespace of its own once what
 /// needs the network is there.
@@ -98,26 +101,34 @@ const FIGURES: [Figure; 19] = [
 /// # Errors
 /// When there is no such figure, or when one could not be measured, as when a peer is
 /// missing. The others are measured and written down even so.
-pub fn run(only: Option<&str>) -> Result<bool> {
+pub fn run(only: Option<&str>, runs: u32) -> Result<bool> {
     let chosen = choose(only)?;
     let folder = scratch()?;
     prepare(&chosen, &folder)?;
     crate::enter()?;
     let mut table = Table::default();
     let mut failures = Vec::new();
+    let sitting = Sitting::at(folder);
     for (name, measure) in chosen {
-        say(&format!("measuring {name}"));
-        match measure(&folder).with_context(|| format!("measuring {name}")) {
-            Ok(rows) => table.add(rows),
-            Err(error) => failures.push(format!("{error:#}")),
+        for run in 1..=runs {
+            say(&format!("measuring {name}{}", of_run(run, runs)));
+            match measure(&sitting).with_context(|| format!("measuring {name}")) {
+                Ok(rows) => table.add(rows, &of_run(run, runs)),
+                Err(error) => failures.push(format!("{error:#}")),
+            }
+            table.write(&target()?.join("bench.json"))?;
         }
-        table.write(&target()?.join("bench.json"))?;
     }
     print(&table);
     if !failures.is_empty() {
         bail!("{}", failures.join("\n"));
     }
     Ok(table.within_bars())
+}
+
+/// What is said of a run, of more than one.
+fn of_run(run: u32, runs: u32) -> String {
+    if runs > 1 { format!(" {run}/{runs}") } else { String::new() }
 }
 
 fn choose(only: Option<&str>) -> Result<Vec<Figure>> {

@@ -80,6 +80,9 @@ enum Verb {
         /// Measure this figure only.
         #[arg(long, value_name = "NAME")]
         only: Option<String>,
+        /// Measure each figure in so many runs.
+        #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        runs: u32,
     },
     /// What `up` leaves standing.
     #[command(hide = true)]
@@ -123,7 +126,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Exec { state, command } => return remote::exec(&state.state, &command),
         Verb::Down(state) => remote::down(&state.state)?,
         Verb::Demo { keep } => return demo::run(keep),
-        Verb::Bench { only } if rack::bench::run(only.as_deref())? => {}
+        Verb::Bench { only, runs } if rack::bench::run(only.as_deref(), runs)? => {}
         Verb::Bench { .. } => return Ok(ExitCode::FAILURE),
         Verb::Hold { state, spec } => holder::hold(&state.state, spec.as_deref())?,
     }

@@ -5,7 +5,7 @@
 //! ([`super::engine_limit`]), and its `-bytes`: what travelled against the compressed bytes of
 //! the chunks that the disk had nowhere. `engine-memory` is the most that any run needed.
 
-use std::{cell::RefCell, collections::HashSet, fs, path::Path};
+use std::{cell::RefCell, collections::HashSet, fs};
 
 use anyhow::{Context, Result};
 
@@ -18,6 +18,7 @@ use super::{
     engine_work::{State, Work},
     rounds::{Contender, interleave, median},
     row::{Better, Row},
+    sitting::Sitting,
 };
 
 const ROUNDS: usize = 5;
@@ -45,7 +46,7 @@ const SEEDED: &[Writer] = &[Writer::Dd, Writer::Rsync, Writer::Casync];
 type Parts = [f64; PARTS.len()];
 
 /// `engine-whole`
-pub fn whole(folder: &Path) -> Result<Vec<Row>> {
+pub fn whole(sitting: &Sitting) -> Result<Vec<Row>> {
     Case {
         name: "engine-whole",
         before: State::Foreign,
@@ -62,23 +63,24 @@ pub fn whole(folder: &Path) -> Result<Vec<Row>> {
         bar: 0.33,
         bytes: None,
     }
-    .measure(folder)
+    .measure(sitting)
 }
 
 /// `engine-used`
-pub fn used(folder: &Path) -> Result<Vec<Row>> {
+pub fn used(sitting: &Sitting) -> Result<Vec<Row>> {
     let (before, previous) = (State::Used, Some(State::Base));
-    Case::again("engine-used", before, State::Base, previous, 0.4, None).measure(folder)
+    Case::again("engine-used", before, State::Base, previous, 0.4, None).measure(sitting)
 }
 
 /// `engine-upgrade`
-pub fn upgrade(folder: &Path) -> Result<Vec<Row>> {
+pub fn upgrade(sitting: &Sitting) -> Result<Vec<Row>> {
     let (before, previous) = (State::Base, Some(State::Base));
-    Case::again("engine-upgrade", before, State::Upgrade, previous, 0.4, Some(1.05)).measure(folder)
+    Case::again("engine-upgrade", before, State::Upgrade, previous, 0.4, Some(1.05))
+        .measure(sitting)
 }
 
 /// `engine-rebuilt`
-pub fn rebuilt(folder: &Path) -> Result<Vec<Row>> {
+pub fn rebuilt(sitting: &Sitting) -> Result<Vec<Row>> {
     Case {
         name: "engine-rebuilt",
         before: State::Base,
@@ -89,13 +91,13 @@ pub fn rebuilt(folder: &Path) -> Result<Vec<Row>> {
         bar: 0.5,
         bytes: Some(1.15),
     }
-    .measure(folder)
+    .measure(sitting)
 }
 
 /// `engine-same`
-pub fn same(folder: &Path) -> Result<Vec<Row>> {
+pub fn same(sitting: &Sitting) -> Result<Vec<Row>> {
     let (before, previous) = (State::Base, Some(State::Base));
-    Case::again("engine-same", before, State::Base, previous, 0.4, None).measure(folder)
+    Case::again("engine-same", before, State::Base, previous, 0.4, None).measure(sitting)
 }
 
 /// Makes what is measured, while the host's network is there.
@@ -115,8 +117,8 @@ impl Case {
         Case { name, before, image, previous, peers: SEEDED, partial: &[], bar, bytes }
     }
 
-    fn measure(&self, folder: &Path) -> Result<Vec<Row>> {
-        let folder = &folder.join(self.name);
+    fn measure(&self, sitting: &Sitting) -> Result<Vec<Row>> {
+        let folder = &sitting.folder.join(self.name);
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         let work = Work::prepare()?;
         let target = Target::attach(folder)?;
@@ -136,14 +138,17 @@ impl Case {
                 Ok(seconds)
             }
         };
-        let writers = [&[billet], self.peers, self.partial].concat();
+        let has_hope = |peer: &&Writer| sitting.has_hope(self.name, peer.name());
+        let peers: Vec<_> = self.peers.iter().filter(has_hope).copied().collect();
+        let writers = [&[billet], &peers[..], self.partial].concat();
         let mut contenders: Vec<_> =
             writers.iter().map(|writer| Contender::new(writer.name(), run(*writer))).collect();
         let medians = interleave(ROUNDS, &mut contenders)?;
         drop(contenders);
         let names = writers.iter().map(|writer| writer.name());
         let others: Vec<_> = names.zip(medians.iter().copied()).skip(1).collect();
-        let (peers, partial) = others.split_at(self.peers.len());
+        let (peers, partial) = others.split_at(peers.len());
+        sitting.told(self.name, peers);
         let row = Row::compare(self.name, "s", Better::Less, medians[0], peers);
         let mut rows =
             vec![row.with_bar(self.bar).beside("leaving bytes that were there", partial)];

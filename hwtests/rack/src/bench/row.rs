@@ -101,9 +101,9 @@ pub struct Table {
 }
 
 impl Table {
-    /// Appends rows.
-    pub fn add(&mut self, rows: Vec<Row>) {
-        self.rows.extend(rows);
+    /// Appends rows, with this behind their names.
+    pub fn add(&mut self, rows: Vec<Row>, suffix: &str) {
+        self.rows.extend(rows.into_iter().map(|row| Row { name: row.name + suffix, ..row }));
     }
 
     /// Whether every row is within its bar.
