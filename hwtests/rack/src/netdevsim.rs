@@ -15,7 +15,7 @@ use nix::mount::{MsFlags, mount};
 
 use crate::{bench::peers, tool};
 
-/// What is put into netdevsim's source (Linux 6.1), before or after which of its lines.
+/// What is put into netdevsim's source (Linux 6.1 and 6.12), before or after which of its lines.
 const CHANGES: [(&str, &str, &str); 3] = [
     ("netdevsim.h", "struct nsim_vf_config {", "struct nsim_vf_config {\n\tu64 guid[2];"),
     (
@@ -99,13 +99,10 @@ pub fn cut(device: u32, count: u32) -> Result<String> {
 /// The kernel's headers and build programs, which find each other by absolute paths.
 fn headers(tree: &Path, flavour: &str) -> Result<()> {
     let (version, architecture) = flavour.rsplit_once('-').context("reading a kernel's name")?;
-    let series = series(version)?;
     let common = format!("linux-headers-{version}-common");
-    for package in [
-        format!("linux-headers-{version}-{architecture}"),
-        common.clone(),
-        format!("linux-kbuild-{series}"),
-    ] {
+    let own = format!("linux-headers-{version}-{architecture}");
+    let programs = peers::needed_by(&own, "linux-kbuild-")?;
+    for package in [own, common.clone(), programs] {
         let unpacked = peers::fetch_one(&package)?;
         let mut copy = Command::new(tool::program("cp", "coreutils")?);
         run(copy.arg("-aT").arg(unpacked).arg(tree))?;

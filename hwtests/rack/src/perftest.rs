@@ -11,17 +11,19 @@ use crate::{bench::peers, kernel};
 pub const MODULES: [&str; 5] =
     ["virtio_net", "virtio_pci", "crc32_generic", "rdma_rxe", "ib_uverbs"];
 
-/// perftest, and what it needs beyond libc.
-const PACKAGES: [&str; 8] = [
-    "perftest",
+/// perftest's package.
+const PERFTEST: &str = "perftest";
+/// What it needs beyond libc and the library below.
+const PACKAGES: [&str; 6] = [
     "ibverbs-providers",
     "libibumad3",
     "libibverbs1",
     "libnl-3-200",
     "libnl-route-3-200",
     "libpci3",
-    "librdmacm1",
 ];
+/// Debian 13's has `t64` behind its name.
+const RDMACM: &str = "librdmacm1";
 const LIBRARIES: &str = "lib/x86_64-linux-gnu";
 
 /// `bin/ib_write_bw` and all that it needs: where it is inside, and on the host.
@@ -29,8 +31,11 @@ const LIBRARIES: &str = "lib/x86_64-linux-gnu";
 /// # Errors
 /// When a package cannot be had: naming it.
 pub fn files() -> Result<Vec<(String, PathBuf)>> {
-    let trees = PACKAGES.into_iter().map(peers::fetch_one).collect::<Result<Vec<_>>>()?;
-    let [perftest, providers, ..] = &trees[..] else { return Ok(Vec::new()) };
+    let perftest = peers::fetch_one(PERFTEST)?;
+    let rdmacm = peers::needed_by(PERFTEST, RDMACM)?;
+    let others = PACKAGES.into_iter().chain([rdmacm.as_str()]).map(peers::fetch_one);
+    let trees = others.collect::<Result<Vec<_>>>()?;
+    let [providers, ..] = &trees[..] else { return Ok(Vec::new()) };
     let places =
         trees.iter().flat_map(|tree| [tree.join(LIBRARIES), tree.join("usr").join(LIBRARIES)]);
     let places: Vec<PathBuf> = places.filter(|place| place.is_dir()).collect();

@@ -42,11 +42,16 @@ pub fn cyclictest() -> Result<[PathBuf; 2]> {
 
 /// Debian's kernel for the hand-made RAM system: its package, unpacked.
 pub fn kernel() -> Result<PathBuf> {
-    let name = "linux-image-amd64";
-    let depends = ask_apt("apt-cache", &["depends", "--important", name], Path::new("/"))
-        .with_context(|| format!("finding the peer package {name}"))?;
-    let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
-    fetch_one(package.with_context(|| format!("finding the package that {name} stands for"))?)
+    fetch_one(&needed_by("linux-image-amd64", "linux-image-")?)
+}
+
+/// What a package needs, by how that one's name begins: releases name the same thing differently.
+pub(crate) fn needed_by(package: &str, begins: &str) -> Result<String> {
+    let depends = ask_apt("apt-cache", &["depends", "--important", package], Path::new("/"))
+        .with_context(|| format!("finding the peer package {package}"))?;
+    let mut needed = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let found = needed.find(|name| name.starts_with(begins));
+    found.map(str::to_owned).with_context(|| format!("{package} needs no package {begins}..."))
 }
 
 /// Asks one of apt's programs, and once more with fresh lists: on many machines there are none.
