@@ -26,6 +26,9 @@ pub struct Link {
     pub index: u32,
     /// Hardware address; InfiniBand has another form and none here.
     pub mac: Option<Mac>,
+    /// The hardware address that a card was made with: as a bond's port it has the bond's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permanent: Option<Mac>,
     /// Largest payload in bytes.
     pub mtu: u32,
     /// Whether it is meant to be up.
@@ -40,6 +43,13 @@ pub struct Link {
     pub vlans: Option<PortVlans>,
     /// Its addresses.
     pub addresses: Vec<Address>,
+}
+
+impl Link {
+    /// The hardware address by which it is known to others.
+    pub fn own_mac(&self) -> Option<Mac> {
+        self.permanent.or(self.mac)
+    }
 }
 
 /// An address of a link.

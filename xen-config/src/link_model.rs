@@ -197,6 +197,7 @@ fn fresh(kind: &LinkKind) -> Link {
     Link {
         index: 0,
         mac: None,
+        permanent: None,
         mtu: MTU,
         up: false,
         carrier: false,

@@ -2,7 +2,7 @@
 
 use crate::{
     cidr::Cidr,
-    link::{LinkKind, LinkName, Route},
+    link::{Link, LinkKind, LinkName, Route},
     link_target::Wanted,
     link_wish::{STATIC, Wish},
 };
@@ -37,15 +37,25 @@ impl<'a> Wish<'a> {
                 self.move_from(master, management);
                 now = self.facts.get(master).and_then(|link| link.master.as_ref());
             }
-            let mac = self.facts.get(management).and_then(|link| link.mac);
-            let top = self.top(management);
-            if top != management && matches!(self.kind(top), Some(LinkKind::Bridge(_))) {
-                let top = self.link(top);
-                top.mac = top.mac.or(mac);
-            }
+            self.keep_mac(management);
         }
         for port in self.masters.keys().copied().collect::<Vec<_>>() {
             self.check_port(port);
+        }
+    }
+
+    /// The bond and the bridge above the management card have its hardware address, by which switches, DHCP
+    /// servers and the provisioner know the node; udev would give them one of its own.
+    fn keep_mac(&mut self, management: &'a LinkName) {
+        let mac = self.facts.get(management).and_then(Link::own_mac);
+        let mut at = management;
+        for _ in 0..self.masters.len() {
+            let Some(master) = self.masters.get(at).copied() else { break };
+            if matches!(self.kind(master), Some(LinkKind::Bridge(_) | LinkKind::Bond(_))) {
+                let master = self.link(master);
+                master.mac = master.mac.or(mac);
+            }
+            at = master;
         }
     }
 

@@ -61,7 +61,7 @@ impl Wanted {
         Wanted {
             kind: made.then(|| was.kind.clone()),
             // Other kinds get theirs back by themselves.
-            mac: was.mac.filter(|_| matches!(was.kind, LinkKind::Bridge(_))),
+            mac: was.mac.filter(|_| matches!(was.kind, LinkKind::Bridge(_) | LinkKind::Bond(_))),
             mtu: Some(was.mtu),
             up: Some(was.up),
             master: Some(was.master.clone()),

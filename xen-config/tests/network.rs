@@ -21,6 +21,7 @@ fn card(index: u32, addresses: &[&str]) -> Link {
     Link {
         index,
         mac: Some(Mac([0x52, 0x54, 0, 0, 0, index as u8])),
+        permanent: Some(Mac([0x52, 0x54, 0, 0, 0, index as u8])),
         mtu: 1500,
         up: !addresses.is_empty(),
         carrier: true,
@@ -52,7 +53,12 @@ fn machine() -> Links {
         links.insert(name(&format!("eth{}", index - 2)), card(index, &[]));
     }
     let foreign = BridgeKind { vlan_filtering: false, default_pvid: 1, stp: false };
-    let bridge = Link { kind: LinkKind::Bridge(foreign), up: true, ..card(6, &["10.9.0.1/24"]) };
+    let bridge = Link {
+        kind: LinkKind::Bridge(foreign),
+        up: true,
+        permanent: None,
+        ..card(6, &["10.9.0.1/24"])
+    };
     links.insert(name("docker0"), Link { vlans: Some(PortVlans::access(1)), ..bridge });
     let port =
         Link { master: Some(name("docker0")), vlans: Some(PortVlans::access(1)), ..card(7, &[]) };
@@ -104,6 +110,24 @@ fn the_management_address_moves_last() {
             "add the route default via 10.0.0.1 dev br0",
         ]
     );
+}
+
+/// udev gives a bond a hardware address of its own, and a bond gives its to its ports.
+#[test]
+fn a_bond_and_its_bridge_have_the_address_of_the_management_card() {
+    let text = "management = \"eth0\"\n[[bond]]\nname = \"bond0\"\nports = [\"eth0\", \"eth1\"]\n\
+                [[bridge]]\nname = \"br0\"\nports = [\"bond0\"]\n";
+    let mut facts = machine();
+    let own = facts.links[&name("eth0")].mac;
+    plan(&network(text), &facts).unwrap().steps.iter().for_each(|step| facts.apply(step));
+    let has = |facts: &Links, link: &str| facts.links[&name(link)].mac;
+    assert_eq!((has(&facts, "bond0"), has(&facts, "br0")), (own, own));
+    for link in ["bond0", "eth0", "eth1"] {
+        facts.links.get_mut(&name(link)).unwrap().mac = Some(Mac([2, 0, 0, 0, 0, 1]));
+    }
+    assert_eq!(steps(text, &facts), ["give bond0 the hardware address 52:54:00:00:00:02"]);
+    let alone = text.replace("management = \"eth0\"", "own = true");
+    assert!(!steps(&alone, &facts).iter().any(|step| step.contains("hardware")));
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub(crate) fn note(
         _ => None,
     });
     let lease = |(address, mac)| Lease { boot: boot.to_owned(), mac, address };
-    let leases: Vec<Lease> = given.zip(link.mac.iter().copied().cycle()).map(lease).collect();
+    let leases: Vec<Lease> = given.zip(link.own_mac().into_iter().cycle()).map(lease).collect();
     if leases.is_empty() { Ok(()) } else { folder.write(FILE, &leases) }
 }
 

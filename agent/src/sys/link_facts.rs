@@ -48,6 +48,7 @@ pub(crate) struct RawLink {
     name: LinkName,
     flags: u32,
     mac: Option<Mac>,
+    permanent: Option<Mac>,
     mtu: u32,
     master: Option<u32>,
     parent: Option<u32>,
@@ -64,6 +65,7 @@ impl RawLink {
             name: "lo".parse().ok()?,
             flags: u32_at(body, 8)?,
             mac: None,
+            permanent: None,
             mtu: 0,
             master: None,
             parent: None,
@@ -76,6 +78,7 @@ impl RawLink {
             match kind {
                 libc::IFLA_IFNAME => name = text(value).parse().ok(),
                 libc::IFLA_ADDRESS => link.mac = value.try_into().ok().map(Mac),
+                libc::IFLA_PERM_ADDRESS => link.permanent = value.try_into().ok().map(Mac),
                 libc::IFLA_MTU => link.mtu = u32_at(value, 0)?,
                 libc::IFLA_MASTER => link.master = u32_at(value, 0),
                 libc::IFLA_LINK => link.parent = u32_at(value, 0),
@@ -149,6 +152,7 @@ pub(crate) fn named(raw: &BTreeMap<u32, RawLink>) -> Links {
     let link = |one: &RawLink| Link {
         index: one.index,
         mac: one.mac,
+        permanent: one.permanent,
         mtu: one.mtu,
         up: one.flags & IFF_UP != 0,
         carrier: one.flags & IFF_LOWER_UP != 0,
