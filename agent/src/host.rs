@@ -16,6 +16,7 @@ mod latest;
 mod lease;
 pub(crate) mod network;
 pub(crate) mod network_cli;
+mod networkd;
 mod pool;
 mod probe;
 mod provisioner;

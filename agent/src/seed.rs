@@ -119,9 +119,9 @@ fn agent_toml(agent: &AgentIdentity) -> String {
     format!("server = \"{server}\"\nnode = \"{node}\"\ntoken = \"{token}\"\n")
 }
 
-/// systemd.network(5)
+/// systemd.network(5). By the address that the card was made with: as ports of a bond all cards have one.
 fn networkd(identity: &Checked) -> String {
-    let mut text = format!("[Match]\nMACAddress={}\n\n[Network]\n", identity.mac);
+    let mut text = format!("[Match]\nPermanentMACAddress={}\n\n[Network]\n", identity.mac);
     match &identity.network {
         Network::Dhcp => text.push_str("DHCP=ipv4\n\n[DHCPv4]\nClientIdentifier=mac\n"),
         Network::Fixed { address, prefix, gateway, dns } => {
@@ -190,7 +190,8 @@ mod tests {
             text(&files, "network-config").ends_with("dhcp4: true\n    dhcp-identifier: mac\n")
         );
         assert!(
-            text(&files, "billet/10-billet.network").contains("MACAddress=52:54:00:77:00:01\n")
+            text(&files, "billet/10-billet.network")
+                .contains("PermanentMACAddress=52:54:00:77:00:01\n")
         );
     }
 

@@ -70,7 +70,6 @@ pub(crate) const RECIPES: [Embedded; 3] = [
             "etc/systemd/system/billet-guest-logs.timer"
             "etc/systemd/system/billet-guests.service"
             "etc/systemd/system/proc-xen.mount"
-            "etc/systemd/system/systemd-networkd.service.d/billet.conf"
             "etc/systemd/system/xenconsoled.service"
             "etc/systemd/system/xenstored.service"
             "usr/lib/billet/domain-0"

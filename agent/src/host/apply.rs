@@ -26,7 +26,7 @@ use super::{
     journal::{Half, Journal},
     lease,
     network::{self, Options},
-    pool,
+    networkd, pool,
     probe::{self, Probe},
     slice::Slices,
     watch::Watch,
@@ -293,6 +293,8 @@ impl Agent {
                     lease::note(&self.folder, &self.boot, card, &links, "/run".as_ref())?;
                 }
                 network::apply(&desired.network, &state, &options)?;
+                let links = network::probe("/".as_ref())?;
+                networkd::leave_alone(&desired.network, &links, "/run".as_ref())?;
             }
             Step::Pool(step) => pool::apply(step)?,
             Step::Irq(step) => irq::apply(step)?,

@@ -18,6 +18,14 @@ use crate::{
 const OVMF_CODE: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd"];
 const OVMF_VARS: [&str; 2] = ["/usr/share/OVMF/OVMF_VARS_4M.fd", "/usr/share/OVMF/OVMF_VARS.fd"];
 
+/// Its first card's own end of a cable that it shares.
+const OWN: &str = "own";
+
+/// What carries the first card's packets, and what is pulled out when its cable is.
+pub(crate) fn first_cable(spec: &NodeSpec) -> &'static str {
+    if spec.shares_cable() { OWN } else { "net0" }
+}
+
 /// Where a node's parts are for one power cycle.
 pub(crate) struct Parts<'a> {
     pub mac: &'a str,
@@ -154,21 +162,26 @@ fn network(line: &mut Line, spec: &NodeSpec, parts: &Parts) {
     };
     let (device, mac) = (spec.nic.device(), parts.mac);
     // Cards that share the cable hang on a hub.
-    let own = if spec.vf_cards == 0 { "net0" } else { "own" };
-    if spec.vf_cards > 0 {
+    let own = first_cable(spec);
+    if spec.shares_cable() {
         line.option("-netdev", "hubport,id=cable,hubid=0,netdev=net0");
-        line.option("-netdev", "hubport,id=own,hubid=0");
+        line.option("-netdev", &format!("hubport,id={OWN},hubid=0"));
     }
     line.option("-device", &format!("{device},netdev={own},mac={mac},bootindex={index}{rom}"));
+    for (number, card) in spec.cards.iter().enumerate() {
+        let (device, mac) = (card.device(), beside(mac, 0xa0 + number));
+        line.option("-netdev", &format!("hubport,id=more{number},hubid=0"));
+        line.option("-device", &format!("{device},netdev=more{number},mac={mac},romfile="));
+    }
     for card in 0..spec.vf_cards {
         line.option("-netdev", &format!("hubport,id=n{card},hubid=0"));
-        line.0.extend(hardware::igb(card, &vf_card_mac(mac, card)).map(OsString::from));
+        line.0.extend(hardware::igb(card, &beside(mac, 0x80 + card as usize)).map(OsString::from));
     }
 }
 
-/// The address of a card that can be cut into VFs, beside the first card's.
-fn vf_card_mac(mac: &str, card: u32) -> String {
-    mac.replacen(":77:", &format!(":{:02x}:", 0x80 + card), 1)
+/// The address of another card, beside the first one's.
+fn beside(mac: &str, number: usize) -> String {
+    mac.replacen(":77:", &format!(":{number:02x}:"), 1)
 }
 
 /// A card behind a host bridge of its own, which the firmware's tables put on the last NUMA node.

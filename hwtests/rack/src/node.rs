@@ -133,7 +133,7 @@ impl Node {
             format!("switching {} on (see {})", state.spec.name, self.qemu_log().display())
         })?;
         if !state.plugged {
-            set_link(&running.qmp, false)?;
+            set_link(&running.qmp, &state.spec, false)?;
         }
         state.running = Some(running);
         Ok(())
@@ -198,7 +198,7 @@ impl Node {
         self.command("system_reset")
     }
 
-    /// Pulls the network cable; it stays out over power cycles.
+    /// Pulls the network cable, of several cards that share it the first one's end; it stays out over power cycles.
     pub fn unplug(&self) -> Result<()> {
         self.link(false)
     }
@@ -212,7 +212,7 @@ impl Node {
         let mut state = self.state();
         state.plugged = up;
         match &state.running {
-            Some(running) => set_link(&running.qmp, up),
+            Some(running) => set_link(&running.qmp, &state.spec, up),
             None => Ok(()),
         }
     }
@@ -273,6 +273,7 @@ impl State {
     }
 }
 
-fn set_link(qmp: &Qmp, up: bool) -> Result<()> {
-    qmp.execute("set_link", &json!({ "name": "net0", "up": up })).map(drop)
+fn set_link(qmp: &Qmp, spec: &NodeSpec, up: bool) -> Result<()> {
+    let cable = machine::first_cable(spec);
+    qmp.execute("set_link", &json!({ "name": cable, "up": up })).map(drop)
 }

@@ -39,6 +39,9 @@ pub struct NodeSpec {
     /// NUMA nodes, each a socket with its share of processors and memory.
     #[serde(default = "cpus")]
     pub numa: u32,
+    /// More network cards, on the same cable as the first.
+    #[serde(default)]
+    pub cards: Vec<NicModel>,
     /// A second network card, in no network, that belongs to the last of them; UEFI machines only.
     #[serde(default)]
     pub far_nic: Option<NicModel>,
@@ -84,6 +87,7 @@ impl NodeSpec {
             cpus: cpus(),
             cpu: Cpu::default(),
             numa: cpus(),
+            cards: Vec::new(),
             far_nic: None,
             iommu: false,
             vf_cards: 0,
@@ -117,6 +121,17 @@ impl NodeSpec {
     pub fn with_vf_cards(mut self, cards: u32) -> Self {
         self.vf_cards = cards;
         self
+    }
+
+    /// The same with these network cards beside its first, on the same cable.
+    pub fn with_cards(mut self, cards: Vec<NicModel>) -> Self {
+        self.cards = cards;
+        self
+    }
+
+    /// Whether its first network card shares the cable with others.
+    pub(crate) fn shares_cable(&self) -> bool {
+        self.vf_cards > 0 || !self.cards.is_empty()
     }
 
     /// The same with a second network card, in no network, on the last NUMA node.

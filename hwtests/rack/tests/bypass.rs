@@ -2,7 +2,8 @@
 //! igb card, whose address was announced before there was a VF, and speaks through it past the
 //! service domain. The VF goes back, is reset, and becomes another guest's with another address,
 //! while the agent is killed after every step; a guest that somebody destroyed gets its slice
-//! again; and without an IOMMU what xl began is undone.
+//! again; and without an IOMMU what xl began is undone. A whole card goes to a guest that runs, and
+//! comes back.
 
 use std::{
     process::{Command, ExitCode},
@@ -12,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use rack::{
-    Firmware, Node, NodeSpec, Part, guest,
+    Firmware, NicModel, Node, NodeSpec, Part, guest,
     stage::{self, Program, Stage, Story},
 };
 use serde_json::{Value, json};
@@ -36,7 +37,8 @@ fn main() -> ExitCode {
 }
 
 fn story(stage: &Stage) -> Result<()> {
-    let node = stage.enrolled(NodeSpec::xen(NODE, Firmware::Bios).with_vf_cards(1))?;
+    let spec = NodeSpec::xen(NODE, Firmware::Bios).with_vf_cards(1);
+    let node = stage.enrolled(spec.with_cards(vec![NicModel::E1000e]))?;
     let generation = stage.api().configure(NODE, SERVICE)?;
     let deployment = stage.deploy_with(&node, &json!({ "image": "dom0", "restart": "kexec" }))?;
     let done = stage.done(&deployment, PATIENCE).context("imaging")?;
@@ -46,14 +48,16 @@ fn story(stage: &Stage) -> Result<()> {
     let server = stage.server();
     guest::install(server.key(), &server.target(NODE)?)?;
     drop(server);
-    let card = "sync; ls /sys/bus/pci/drivers/igb | grep :";
-    let card = stage.server().ssh(NODE, card, PATIENCE).context("finding the card")?;
-    let host = Host { stage, card: card.trim().to_owned() };
-    let chapters: [(&str, Chapter); 5] = [
+    let cards = "sync; for driver in igb e1000e; do ls /sys/bus/pci/drivers/$driver | grep :; done";
+    let cards = stage.server().ssh(NODE, cards, PATIENCE).context("finding the cards")?;
+    let (card, whole) = cards.trim().split_once('\n').context("finding two cards")?;
+    let host = Host { stage, card: card.to_owned(), whole: whole.to_owned() };
+    let chapters: [(&str, Chapter); 6] = [
         ("undoing what xl began without an IOMMU", without_iommu),
         ("a guest with nothing but its slice", given),
         ("the next owner, the agent killed after every step", next_owner),
         ("a guest that somebody destroyed", destroyed),
+        ("a whole card for a guest that runs", whole_card),
         ("all of it back", returned),
     ];
     for (what, play) in chapters {
@@ -86,6 +90,8 @@ struct Host<'a> {
     stage: &'a Stage,
     /// The PCI address of the card that is cut.
     card: String,
+    /// The one of the card that is given away whole.
+    whole: String,
 }
 
 /// One thing after the other happens to the same node.
@@ -107,21 +113,25 @@ impl Host<'_> {
         format!("its log ends:\n{}", log.unwrap_or_else(|error| format!("{error:#}")))
     }
 
-    /// Says which guest is to have the VF; tells the generation.
-    fn set(&self, owner: Option<(&str, &str)>) -> Result<u64> {
+    /// Says which guest is to have the VF, and perhaps more; tells the generation.
+    fn set_more(&self, owner: Option<(&str, &str)>, more: &str) -> Result<u64> {
         let (card, kernel, ramdisk) = (&self.card, guest::KERNEL, guest::RAMDISK);
         let guest = owner.map_or(String::new(), |(name, address)| {
             format!(
                 "[[guest]]\nname = \"{name}\"\ntype = \"pv\"\nmemory = \"256MiB\"\n\
                  restart = \"always\"\nboot.kernel = {{ path = \"{kernel}\", \
                  ramdisk = \"{ramdisk}\", line = \"console=hvc0 iommu=soft swiotlb=4096 \
-                 gip={address}/24 peer={PEER}\" }}\nslice = {{ fabric = \"lan\" }}\n"
+                 gip={address}/24 peer={PEER} plug=yes\" }}\nslice = {{ fabric = \"lan\" }}\n{more}"
             )
         });
         let text = format!(
             "{SERVICE}[[fabric]]\nname = \"lan\"\nlink = \"ethernet\"\npfs = [\"{card}\"]\nvfs = 1\n{guest}"
         );
         self.stage.api().configure(NODE, &text)
+    }
+
+    fn set(&self, owner: Option<(&str, &str)>) -> Result<u64> {
+        self.set_more(owner, "")
     }
 
     fn becomes(&self, owner: Option<(&str, &str)>) -> Result<()> {
@@ -260,6 +270,32 @@ fn destroyed(host: &Host<'_>, _: &Node) -> Result<()> {
         sleep(Duration::from_secs(1));
     }
     host.has_it(TWO, &mac)
+}
+
+/// A function that is no slice is given to a guest as it is, and taken from it, and the guest runs
+/// on meanwhile.
+fn whole_card(host: &Host<'_>, _: &Node) -> Result<()> {
+    let card = &host.whole;
+    let mac = host.ssh(&format!("cat /sys/bus/pci/devices/{card}/net/*/address"))?;
+    let id = host.ssh("xl domid two")?;
+    let driver = format!("basename $(readlink /sys/bus/pci/devices/{card}/driver)");
+    let log = "/var/log/xen/console/guest-two.log";
+    let printed = |text: &str| {
+        let wait =
+            format!("for try in $(seq 120); do grep -q '{text}' {log} && exit; sleep 1; done");
+        let said = host.ssh(&format!("{wait}; tail -n 20 {log}"))?;
+        ensure!(said.is_empty(), "it did not print `{text}` but\n{said}");
+        Ok(())
+    };
+    let generation = host.set_more(Some(TWO), &format!("pci = [\"{card}\"]\n"))?;
+    host.until(generation, "applied")?;
+    printed(&format!("guest has eth1 {} e1000e", mac.trim()))?;
+    let now = host.ssh(&driver)?;
+    ensure!(now.trim() == "pciback", "the card's driver is {now}");
+    host.becomes(Some(TWO))?;
+    printed("guest lost eth1")?;
+    ensure!(host.ssh("xl domid two")? == id, "the guest was started again");
+    host.has_it(TWO, &host.mac(TWO.0)?)
 }
 
 fn returned(host: &Host<'_>, _: &Node) -> Result<()> {

@@ -15,24 +15,25 @@ pub(crate) struct Shape<'a> {
     pub(crate) pvh: &'a str,
     /// More guests.
     pub(crate) more: &'a str,
-    /// Another network than the usual one; `CARD` is the machine's card.
+    /// Another network than the usual one; `CARD` is the machine's card, `SPARE` its other one.
     pub(crate) network: &'a str,
 }
 
 pub(crate) const USUAL: Shape<'_> =
     Shape { service: "", pv: "", devices: "", pvh: "", more: "", network: "" };
 
-const NETWORK: &str = "[[network.bridge]]\nname = \"br0\"\nvlan_filtering = true\n\
-                       ports = [\"CARD\"]\n\
+const NETWORK: &str = "[[network.bond]]\nname = \"bond0\"\nports = [\"CARD\", \"SPARE\"]\n\
+                       [[network.bridge]]\nname = \"br0\"\nvlan_filtering = true\n\
+                       ports = [\"bond0\"]\n\
                        [[network.vlan]]\nname = \"br0.10\"\nlink = \"br0\"\nid = 10\n\
                        addresses = [\"10.9.0.1/24\"]\n";
 
 impl Shape<'_> {
-    /// As TOML, on a node with this card.
-    pub(crate) fn text(&self, card: &str) -> String {
+    /// As TOML, on a node with these two cards.
+    pub(crate) fn text(&self, card: &str, spare: &str) -> String {
         let Shape { service, pv, devices, pvh, more, network } = self;
         let network = if network.is_empty() { NETWORK } else { network };
-        let network = network.replace("CARD", card);
+        let network = network.replace("CARD", card).replace("SPARE", spare);
         format!(
             "[service]\ncpus = 2\nmemory = \"768MiB\"\ndedicate = \"pool\"\n{service}\n\
              [network]\nmanagement = \"{card}\"\n{network}{}{devices}\n{}{more}",

@@ -1,5 +1,5 @@
-//! A dom0 node is shaped by its agent on a real Xen, and stays in shape: pools, pins, a VLAN-aware
-//! bridge, guests that live through all that may be asked of them, strangers, a provisioner that is away,
+//! A dom0 node is shaped by its agent on a real Xen, and stays in shape: pools, pins, a bond below a
+//! VLAN-aware bridge, guests that live through all that may be asked of them, strangers, a provisioner that is away,
 //! a reboot. The agent is killed after every step of the first shaping; in the second story after every
 //! step of what guests are asked too, and within some.
 
@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use desired::{Shape, USUAL};
 use rack::{
-    Firmware, NodeSpec, Part, guest,
+    Firmware, NicModel, Node, NodeSpec, Part, guest,
     stage::{self, Program, Stage, Story},
 };
 use serde_json::Value;
@@ -34,6 +34,8 @@ static PROGRAM: Program = Program {
 /// A Xen, its service domain and guests, all emulated, on busy cores.
 const PATIENCE: Duration = Duration::from_secs(540);
 const NODE: &str = "host";
+/// Drivers of its two cards: the one that it is deployed through, and one beside it.
+const CARDS: [&str; 2] = ["virtio_net", "e1000"];
 /// How it is deployed: as two virtual CPUs cannot become more, and words that go with the reboot.
 const FIRST: &str = "[service]\ncpus = 2\nmemory = \"1GiB\"\n\
                      [xen]\nextra = [\"loglvl=error\"]\nlinux = [\"billet.test=first\"]\n";
@@ -49,14 +51,16 @@ fn main() -> ExitCode {
 }
 
 fn story(stage: &Stage, dies: bool) -> Result<()> {
-    let node = stage.enrolled(NodeSpec::xen(NODE, Firmware::Bios).with_cpus(4, 1))?;
+    let spec = NodeSpec::xen(NODE, Firmware::Bios).with_cpus(4, 1);
+    let node = stage.enrolled(spec.with_cards(vec![NicModel::E1000]))?;
     stage.api().configure(NODE, FIRST)?;
     let deployment = stage.deploy(&node, "dom0")?;
     stage.done(&deployment, PATIENCE).context("imaging")?;
-    let host = Host { stage, dies };
+    let host = Host { stage, node: &node, dies };
     host.prepare()?;
-    let usual: [(&str, Chapter); 8] = [
+    let usual: [(&str, Chapter); 9] = [
         ("shaping it, the agent killed after every step", |host| host.is_shaped()),
+        ("pulling one cable of two", |host| host.bond_holds()),
         ("changing guests that run", |host| host.guests_change_live()),
         ("pausing, saving, restoring, stopping", |host| host.guests_rest()),
         ("refusing what cannot be", |host| host.refuses()),
@@ -90,6 +94,7 @@ fn story(stage: &Stage, dies: bool) -> Result<()> {
 /// The node, as the tests see it: by the API, and over SSH.
 struct Host<'a> {
     stage: &'a Stage,
+    node: &'a Node,
     /// Whether its agent is killed while guests are asked things, too.
     dies: bool,
 }
@@ -121,13 +126,17 @@ impl Host<'_> {
 
     /// Says what the node should be; tells the generation.
     fn set(&self, shape: &Shape<'_>) -> Result<u64> {
-        let card = self.ssh("ip -o route get 10.77.0.1 | sed 's/.* dev //; s/ .*//'")?;
-        // Once it is shaped, the way out is the bridge; the card is the one that is no bridge's.
-        let card = match card.trim() {
-            "br0" => self.ssh("ls /sys/class/net/br0/brif | grep -v ^vif")?,
-            _ => card,
-        };
-        self.stage.api().configure(NODE, &shape.text(card.trim()))
+        let [card, spare] = CARDS.map(|driver| self.card(driver));
+        self.stage.api().configure(NODE, &shape.text(card?.trim(), spare?.trim()))
+    }
+
+    /// What the card with this driver is called.
+    fn card(&self, driver: &str) -> Result<String> {
+        self.ssh(&format!(
+            "set -e; for card in /sys/class/net/*/device/driver/; do
+             [ $(basename $(readlink -f $card)) != {driver} ] || basename ${{card%/device/driver/}}
+             done"
+        ))
     }
 
     /// Waits until the node says this of that generation.
@@ -171,6 +180,10 @@ impl Host<'_> {
         let said = self.ssh(
             "set -e
             echo pools $(xl cpupool-list -c | tail -n +2 | tr -s ' \\n' ' ')
+            cd /sys/class/net/bond0
+            echo bond $(cat bonding/mode bonding/miimon) on $(basename $(readlink master)) of \
+                $(for card in lower_*; do basename $(readlink -f $card/device/driver); done | sort)
+            echo known as $(cat address ../br0/address | sort -u)
             echo filtering $(cat /sys/class/net/br0/bridge/vlan_filtering)
             echo addresses $(ip -4 -o addr show dev br0 | wc -l)
             for vif in /sys/class/net/br0/brif/vif*; do
@@ -180,8 +193,11 @@ impl Host<'_> {
                 ping -c 1 -W 2 $address >/dev/null && { echo answers $address; break; }
                 sleep 1; done; done",
         )?;
+        let known = format!("known as {}", self.node.mac());
         for wanted in [
+            known.as_str(),
             "pools Pool-0 0,1 guests 2,3",
+            "bond active-backup 1 100 on br0 of e1000 virtio_net",
             "filtering 1",
             "addresses 1",
             "there pv",
@@ -194,6 +210,37 @@ impl Host<'_> {
         let vlans: Vec<_> = said.lines().filter(|line| line.starts_with("vlans")).collect();
         let tagged = vlans.iter().all(|line| line.contains("10 PVID") && !line.contains(" 1 "));
         ensure!(vlans.len() == 2 && tagged, "guests' ports are to be in VLAN 10 alone: {vlans:?}");
+        Ok(())
+    }
+
+    /// Of a bond of two cards one may lose its cable: the node is reached by the other.
+    fn bond_holds(&self) -> Result<()> {
+        let [card, spare] = CARDS.map(|driver| self.card(driver));
+        let (card, spare) = (card?, spare?);
+        let active = |card: &str| {
+            self.ssh(&format!(
+                "for try in $(seq 120); do active=$(cat /sys/class/net/bond0/bonding/active_slave)
+                 [ $active != {} ] || exit 0; sleep 0.5; done; cat /proc/net/bonding/bond0 >&2; exit 1",
+                card.trim()
+            ))
+        };
+        let choose = format!("echo {} >/sys/class/net/bond0/bonding/active_slave", card.trim());
+        self.ssh(&choose)?;
+        active(&card).context("before the cable is pulled")?;
+        self.node.unplug()?;
+        let there = active(&spare).and_then(|_| self.answers("10.9.0.2"));
+        self.node.plug()?;
+        there.context("with one cable pulled")?;
+        // Longer than a DHCP client would take.
+        let alone = format!(
+            "card={}; until [ $(cat /sys/class/net/$card/carrier) = 1 ]; do sleep 0.2; done
+             for try in $(seq 20); do sleep 0.5; ip -4 -o addr show dev $card; done",
+            card.trim()
+        );
+        let addresses = self.ssh(&alone)?;
+        ensure!(addresses.is_empty(), "somebody gave a port an address:\n{addresses}");
+        let plan = self.ssh("billet-agent plan | grep -v '^reboot needed: ' || true")?;
+        ensure!(plan.is_empty(), "a pulled cable is nothing to be repaired:\n{plan}");
         Ok(())
     }
 
@@ -229,6 +276,7 @@ impl Host<'_> {
         let before = self.ssh("ip -br -4 addr show dev br0 | awk '{print $3}'")?;
         // Nobody answers there, so nobody can confirm.
         let network = "[network.confirm]\nseconds = 15\nreach = \"tcp://10.77.0.250:9\"\n\
+                       [[network.bond]]\nname = \"bond0\"\nports = [\"SPARE\"]\n\
                        [[network.bridge]]\nname = \"br1\"\nports = [\"CARD\"]\n\
                        [[network.bridge]]\nname = \"br0\"\nvlan_filtering = true\n\
                        [[network.vlan]]\nname = \"br0.10\"\nlink = \"br0\"\nid = 10\n\
