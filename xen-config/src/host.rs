@@ -57,10 +57,13 @@ impl Host {
     /// NUMA nodes of NICs and HCAs ([`pci::near`]). VFs do not count: the service domain must not
     /// move because a card was cut.
     pub fn near(&self) -> Vec<u32> {
-        let vfs = || self.sriov.pfs.iter().flat_map(|pf| &pf.vfs);
-        let is_vf = |address: &PciAddress| vfs().any(|vf| vf.address == *address);
-        let whole = self.pci.iter().filter(|device| !is_vf(&device.address));
+        let whole = self.pci.iter().filter(|device| !self.is_vf(&device.address));
         pci::near(whole.map(|device| (device.class.as_str(), device.node)))
+    }
+
+    /// Whether it is a part of a card.
+    pub(crate) fn is_vf(&self, address: &PciAddress) -> bool {
+        self.sriov.pfs.iter().flat_map(|pf| &pf.vfs).any(|vf| vf.address == *address)
     }
 }
 

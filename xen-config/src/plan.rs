@@ -13,6 +13,7 @@ use crate::{
     irq::{self, IrqStep},
     link_plan,
     link_step::LinkStep,
+    pci::PciAddress,
     pool::{self, Pool, PoolStep},
     pool_plan,
     service::{self, Dedicate, ServicePlan},
@@ -128,6 +129,7 @@ pub fn plan(desired: &Desired, host: &Host) -> Result<Plan, Refusals> {
     plan.steps.extend(guests.steps);
     plan.boot(desired, host, &service, xen);
     plan.strangers(&service, &after, &ours);
+    plan.idle(desired, host, xen);
     Ok(plan)
 }
 
@@ -261,6 +263,21 @@ impl Plan {
         let text = boot::fragment(&wanted, &desired.xen);
         if host.fragment.as_ref().is_some_and(|had| *had != text) {
             self.steps.push(Step::Fragment { text });
+        }
+    }
+
+    /// Functions that dom0 has let go of and no guest has or is to have. Who let them go is not known:
+    /// perhaps somebody who needs them so.
+    fn idle(&mut self, desired: &Desired, host: &Host, xen: &Xen) {
+        let wanted = desired.guests.iter().flat_map(|guest| &guest.pci);
+        let made = xen.domains.iter().filter_map(|domain| domain.made.as_ref());
+        let used: Vec<_> = wanted.chain(made.flat_map(|made| &made.pci)).collect();
+        let idle = |device: &&PciAddress| !used.contains(device) && !host.is_vf(device);
+        for device in xen.assignable.iter().filter(idle) {
+            self.notes.push(format!(
+                "PCI device {device} is kept for guests and none has it: \
+                 `xl pci-assignable-remove -r {device}` gives it back to its driver"
+            ));
         }
     }
 

@@ -294,6 +294,11 @@ fn whole_card(host: &Host<'_>, _: &Node) -> Result<()> {
     ensure!(now.trim() == "pciback", "the card's driver is {now}");
     host.becomes(Some(TWO))?;
     printed("guest lost eth1")?;
+    let config: Value = host.stage.api().get(&format!("/v1/nodes/{NODE}/config"))?;
+    let back = format!("xl pci-assignable-remove -r {card}");
+    ensure!(config["notes"].to_string().contains(&back), "it is not noted: {config}");
+    let now = host.ssh(&format!("{back} >/dev/null; {driver}"))?;
+    ensure!(now.trim() == "e1000e", "after `{back}` the card's driver is {now}");
     ensure!(host.ssh("xl domid two")? == id, "the guest was started again");
     host.has_it(TWO, &host.mac(TWO.0)?)
 }

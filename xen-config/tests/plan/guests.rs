@@ -3,6 +3,7 @@
 use xen_config::{
     Desired,
     list::{Ending, State},
+    pci::{PciAddress, PciDevice},
 };
 
 use crate::{
@@ -76,6 +77,27 @@ fn a_guest_that_nobody_names_is_shut_down_and_a_stranger_is_not() {
     assert_eq!(sentences(&node, POOLS), ["shut web down, and destroy it after 60 s"]);
     let named = web("").replace("web", "theirs");
     assert!(refused(&node, &named).contains("own = true"));
+}
+
+#[test]
+fn a_function_that_no_guest_has_any_more_is_noted() {
+    let mut node = Node::booted(4, 1, 1);
+    let device: PciAddress = "0000:01:00.0".parse().unwrap();
+    let class = "020000".to_owned();
+    node.host.pci.push(PciDevice { address: device, class, driver: None, node: None });
+    let notes = |node: &Node, more| {
+        let desired = Desired::from_toml(&web(more)).unwrap();
+        xen_config::plan(&desired, &node.host).unwrap().notes
+    };
+    let (wanted, without) = ("type = \"pv\"\npci = [\"01:00.0\"]", "type = \"pv\"");
+    settle(&mut node, &web(wanted));
+    assert_eq!(notes(&node, wanted), [""; 0]);
+    settle(&mut node, &web(without));
+    assert_eq!(
+        notes(&node, without),
+        ["PCI device 0000:01:00.0 is kept for guests and none has it: \
+          `xl pci-assignable-remove -r 0000:01:00.0` gives it back to its driver"]
+    );
 }
 
 #[test]
