@@ -10,6 +10,7 @@ use protocol::HostEventKind;
 use xen_config::{
     Desired, Host, Name, Plan, Step,
     guest_step::{Change, GuestStep},
+    link::Links,
     list::Domain,
     slice::SliceId,
     slice_step::{SliceStep, VfChange},
@@ -31,7 +32,10 @@ use super::{
     slice::Slices,
     watch::Watch,
 };
-use crate::sys::{irq, xl::Xl};
+use crate::{
+    console,
+    sys::{irq, xl::Xl},
+};
 
 /// For tests of what survives: the process aborts after so many steps.
 const DIE_AFTER: &str = "BILLET_AGENT_DIE_AFTER";
@@ -102,6 +106,13 @@ pub(crate) struct Outcome {
     pub(crate) done: usize,
     /// Steps that failed; those after them that stand alone were tried all the same.
     pub(crate) failed: Vec<Failed>,
+}
+
+/// Nobody else brings up what is a port now. The links are as they should be without that, too.
+fn keep_ports(desired: &Desired, links: &Links) {
+    if let Err(error) = networkd::leave_alone(&desired.network, links, "/run".as_ref()) {
+        console::say(format_args!("{error:#}"));
+    }
 }
 
 impl Agent {
@@ -211,6 +222,9 @@ impl Agent {
             let domains = host.xen.as_ref().map_or(&[][..], |xen| &xen.domains);
             self.watch(domains, Some(desired))?;
             let plan = xen_config::plan(desired, &host)?;
+            if !plan.steps.iter().any(|step| matches!(step, Step::Link(_))) {
+                keep_ports(desired, &host.links);
+            }
             if plan.is_empty() || rounds == ROUNDS || !failed.is_empty() {
                 return Ok(Outcome { host, plan, done, failed });
             }
@@ -293,8 +307,7 @@ impl Agent {
                     lease::note(&self.folder, &self.boot, card, &links, "/run".as_ref())?;
                 }
                 network::apply(&desired.network, &state, &options)?;
-                let links = network::probe("/".as_ref())?;
-                networkd::leave_alone(&desired.network, &links, "/run".as_ref())?;
+                keep_ports(desired, &network::probe("/".as_ref())?);
             }
             Step::Pool(step) => pool::apply(step)?,
             Step::Irq(step) => irq::apply(step)?,
