@@ -13,7 +13,7 @@ BENCH_PACKAGES := kea-dhcp4-server kea-admin casync nginx-light qemu-block-extra
     udpcast zsync libssl-dev liblzma-dev libzstd-dev pkg-config
 
 # Stories that take minutes and of which `make test` plays a shorter one.
-TORTURE := bios_seed_and_guests a_dom0_whose_agent_dies
+TORTURE := bios_seed_and_guests a_dom0_whose_agent_dies torture_of
 
 TRIPLE   := x86_64-unknown-linux-gnu
 BUILT    := $(CURDIR)/target/$(TRIPLE)
@@ -106,7 +106,7 @@ endif
 XEN := host bypass
 # The others, in the time that a Xen leaves, and a few at a time: most of a story one machine waits for one
 # processor, or for an end of its patience. The long ones begin.
-STORIES := bare survival kernel_slices reproducible kernel_network firmware faults operator ram ordinary refusals \
+STORIES := bare survival cuts kernel_slices reproducible kernel_network firmware faults operator ram ordinary refusals \
     proxy wire relay program dom0
 
 # `billet` is built with the tests. What each printed is shown when it has ended.
@@ -142,6 +142,7 @@ bench: bench-deps peers programs
 torture: deps agent
 	$(CARGO_TEST) --no-run
 	$(CARGO_TEST) --test power -- --ignored
+	$(RACK) $(CARGO_TEST) --test cuts -- torture_of
 	$(MAKE) --no-print-directory system
 	$(RACK) $(CARGO_TEST) --test dom0 -- bios_seed_and_guests
 	$(RACK) $(CARGO_TEST) --test host -- a_dom0_whose_agent_dies

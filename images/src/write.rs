@@ -317,18 +317,34 @@ impl<'a> Writer<'a> {
         if *unbootable {
             return Ok(());
         }
-        let (head, tail) = (&self.edges.head, &self.edges.tail);
-        for (offset, len) in [(0, head.len()), (self.edges.tail_offset, tail.len())] {
-            let mut bytes = crate::buffer::Buffer::new(len);
-            self.disk.read_at(&mut bytes, offset)?;
-            if !crate::checksum::is_zero(&bytes) {
-                bytes.fill(0);
-                self.disk.write_at(&bytes, offset)?;
-            }
+        let Edges { head, tail, tail_offset, .. } = &self.edges;
+        // No firmware starts a disk without its boot sector (UEFI 2.10, 5.2.3: without the protective MBR there is
+        // no table), so it goes alone: as long as it is there, all else is as it was.
+        if self.clear(0, self.boot_sector())? {
+            self.disk.flush()?;
         }
+        self.clear(0, head.len())?;
+        self.clear(*tail_offset, tail.len())?;
         self.disk.flush()?;
         *unbootable = true;
         Ok(())
+    }
+
+    /// Bytes of the disk's first sector, as far as they are of the table.
+    fn boot_sector(&self) -> usize {
+        (self.manifest.header.sector_size as usize).min(self.edges.head.len())
+    }
+
+    /// Zeroes a stretch; says whether it was not zero.
+    fn clear(&self, offset: u64, len: usize) -> Result<bool, DiskError> {
+        let mut bytes = crate::buffer::Buffer::new(len);
+        self.disk.read_at(&mut bytes, offset)?;
+        if crate::checksum::is_zero(&bytes) {
+            return Ok(false);
+        }
+        bytes.fill(0);
+        self.disk.write_at(&bytes, offset)?;
+        Ok(true)
     }
 
     /// The plan with what the edges cost.
@@ -382,10 +398,9 @@ impl<'a> Writer<'a> {
             self.disk.write_at(tail, *tail_offset)?;
             self.disk.flush()?;
         }
-        let sector = (self.manifest.header.sector_size as usize).min(head.len());
-        let (boot_sector, table) = head.split_at(sector);
+        let (boot_sector, table) = head.split_at(self.boot_sector());
         if !table.is_empty() {
-            self.disk.write_at(table, sector as u64)?;
+            self.disk.write_at(table, boot_sector.len() as u64)?;
             self.disk.flush()?;
         }
         self.disk.write_at(boot_sector, 0)?;

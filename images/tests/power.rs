@@ -174,7 +174,7 @@ fn cut(before: &[u8], previous: bool, cuts: u64) {
             let (lot, known) = (chance(&mut state), old.filter(|_| !round.is_multiple_of(3)));
             let Some(after) = write_until(&bench, &new, &disk, known, at, lot) else { break };
             let boots = after[510..512] == [0x55, 0xaa];
-            let same = |raw: &[u8]| after[BLOCK..] == raw[BLOCK..];
+            let same = |raw: &[u8]| after[512..] == raw[512..];
             let whole_old = same(before);
             assert!(!boots || whole_old || same(&new.raw), "cut {round} at {at} boots half");
             booted_old += u32::from(boots && whole_old);

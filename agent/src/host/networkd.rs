@@ -1,11 +1,7 @@
 //! systemd-networkd, which brought the node up by its card, and is to leave that alone once it is a port of ours:
 //! it would ask for an address on it again whenever the cable comes back.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, io, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use xen_config::{
@@ -15,6 +11,8 @@ use xen_config::{
 
 /// Before the file of the node's identity, which is `10-billet.network`: the first one that matches counts.
 const FILE: &str = "systemd/network/05-billet-ports.network";
+/// Beside it while networkd has not started again since it was changed: another try, or another agent, makes up for it.
+const MARK: &str = "systemd/network/05-billet-ports.restart";
 /// It is there where systemd is process 1 (sd_booted(3)).
 const BOOTED: &str = "systemd/system";
 const UNIT: &str = "systemd-networkd.service";
@@ -25,7 +23,12 @@ const UNIT: &str = "systemd-networkd.service";
 /// # Errors
 /// When that cannot be written down, or it does not start again.
 pub(crate) fn leave_alone(network: &Network, links: &Links, run: &Path) -> Result<()> {
-    if !run.join(BOOTED).is_dir() || !write(&ports(network, links), &run.join(FILE))? {
+    if !run.join(BOOTED).is_dir() {
+        return Ok(());
+    }
+    let mark = run.join(MARK);
+    write(&ports(network, links), &run.join(FILE), &mark)?;
+    if !mark.exists() {
         return Ok(());
     }
     // What it has set up stays meanwhile (KeepConfiguration=).
@@ -33,7 +36,7 @@ pub(crate) fn leave_alone(network: &Network, links: &Links, run: &Path) -> Resul
     let output = restart.args(["try-restart", UNIT]).output().context("starting systemctl")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "starting {UNIT} again: {}", said.trim());
-    Ok(())
+    fs::remove_file(&mark).with_context(|| format!("removing {}", mark.display()))
 }
 
 /// The cards among the ports; networkd has no file for what the agent makes.
@@ -53,26 +56,28 @@ fn ports<'a>(network: &'a Network, links: &Links) -> Vec<&'a LinkName> {
     ports
 }
 
-/// Whether the file is another one than it was.
-fn write(ports: &[&LinkName], path: &PathBuf) -> Result<bool> {
+/// Makes `mark` before the file becomes another one.
+fn write(ports: &[&LinkName], path: &Path, mark: &Path) -> Result<()> {
     let writing = || format!("writing {}", path.display());
     let names: Vec<&str> = ports.iter().map(|name| name.as_str()).collect();
-    let text = format!("[Match]\nName={}\n\n[Link]\nUnmanaged=yes\n", names.join(" "));
-    match fs::read_to_string(path) {
-        Ok(_) if names.is_empty() => fs::remove_file(path).with_context(writing)?,
-        Ok(there) if there == text => return Ok(false),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(writing);
-        }
-        Err(_) if names.is_empty() => return Ok(false),
-        _ => {
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder).with_context(writing)?;
-            }
-            fs::write(path, text).with_context(writing)?;
-        }
+    let wanted = (!names.is_empty())
+        .then(|| format!("[Match]\nName={}\n\n[Link]\nUnmanaged=yes\n", names.join(" ")));
+    let there = match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        there => Some(there.with_context(writing)?),
+    };
+    if there == wanted {
+        return Ok(());
     }
-    Ok(true)
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(writing)?;
+    }
+    fs::write(mark, "").with_context(|| format!("writing {}", mark.display()))?;
+    let written = match wanted {
+        Some(text) => fs::write(path, text),
+        None => fs::remove_file(path),
+    };
+    written.with_context(writing)
 }
 
 #[cfg(test)]
@@ -116,15 +121,19 @@ mod tests {
     #[test]
     fn only_cards_that_are_ports_of_ours_are_left_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("network/05.network");
+        let (path, mark) = (folder.path().join("network/05"), folder.path().join("network/mark"));
         let network: Network = toml::from_str(NETWORK).unwrap();
-        assert!(write(&ports(&network, &links()), &path).unwrap());
+        let changes = |network: &Network| {
+            write(&ports(network, &links()), &path, &mark).unwrap();
+            fs::remove_file(&mark).is_ok()
+        };
+        assert!(changes(&network));
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text, "[Match]\nName=eth0 eth1\n\n[Link]\nUnmanaged=yes\n");
-        assert!(!write(&ports(&network, &links()), &path).unwrap());
-        assert!(write(&ports(&Network::default(), &links()), &path).unwrap());
+        assert!(!changes(&network));
+        assert!(changes(&Network::default()));
         assert!(!path.exists());
-        assert!(!write(&[], &path).unwrap());
+        assert!(!changes(&Network::default()));
     }
 
     #[test]

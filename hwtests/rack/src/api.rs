@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use ureq::{Agent, Body, http::Response};
 
+use crate::fallen;
+
 /// The API of one server, with a token.
 #[derive(Clone)]
 pub struct Api {
@@ -198,6 +200,7 @@ impl Api {
                 return Ok(config);
             }
             ensure!(began.elapsed() < patience, "{node} is not {wanted} but {config}");
+            fallen::check()?;
             sleep(Duration::from_millis(500));
         }
     }
@@ -266,6 +269,7 @@ impl Api {
             if began.elapsed() > patience {
                 bail!("waited {patience:?} for deployment {id}, which last was {last:?}");
             }
+            fallen::check()?;
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -285,7 +289,10 @@ impl Api {
                 last if began.elapsed() > patience => {
                     bail!("waited {patience:?} for node {name}, which last was {last:?}");
                 }
-                _ => std::thread::sleep(Duration::from_millis(200)),
+                _ => {
+                    fallen::check()?;
+                    std::thread::sleep(Duration::from_millis(200));
+                }
             }
         }
     }

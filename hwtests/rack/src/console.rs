@@ -13,8 +13,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use crate::fallen;
+
 /// How many lines a failure shows.
 const SHOWN: usize = 40;
+/// How often a wait looks whether the machine is still there.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// The console of one node over all its power cycles. Copies share it.
 #[derive(Clone)]
@@ -112,7 +116,8 @@ impl Console {
                     "waited {patience:?} for {wanted:?} on {node}'s console, which says:\n{tail}"
                 );
             };
-            let woken = self.shared.grown.wait_timeout(text, left);
+            fallen::check()?;
+            let woken = self.shared.grown.wait_timeout(text, left.min(GLANCE));
             text = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    hardware,
+    hardware, journal,
     spec::{BootFirst, Bus, Cpu, DiskSpec, Firmware, NicModel, NodeSpec},
     tool,
 };
@@ -205,14 +205,19 @@ fn disks(line: &mut Line, spec: &NodeSpec, parts: &Parts) {
     for (number, (disk, path)) in spec.disks.iter().zip(parts.disks).enumerate() {
         // The host's page cache stands for the disk: it outlives a killed QEMU.
         let file = escape(path);
+        let medium = match &disk.journal {
+            None => format!("format=raw,file={file}"),
+            Some(journal) => format!(
+                "driver=blklogwrites,file.driver=raw,file.file.driver=file,file.file.filename={file},\
+                 log.driver=file,log.filename={},log-sector-size={}",
+                escape(journal),
+                journal::SECTOR
+            ),
+        };
         let rate = disk.rate;
         let rate = rate.map_or(String::new(), |rate| format!(",throttling.bps-total={}", rate.0));
-        line.option(
-            "-drive",
-            &format!(
-                "if=none,id=disk{number},format=raw,cache=writeback,discard=unmap,file={file}{rate}"
-            ),
-        );
+        let way = format!("if=none,id=disk{number},cache=writeback,discard=unmap");
+        line.option("-drive", &format!("{way},{medium}{rate}"));
         let device = match disk.bus {
             Bus::Virtio => "virtio-blk-pci".to_owned(),
             Bus::Nvme => "nvme".to_owned(),

@@ -18,6 +18,7 @@ use crate::{
     cable::Cable,
     child::Child,
     console::Console,
+    fallen::{self, Watch},
     machine::{self, Parts},
     qmp::{Event, Qmp},
     spec::{BootFirst, Firmware, Kernel, NodeSpec},
@@ -41,6 +42,8 @@ struct State {
 }
 
 struct Running {
+    /// Dropped before the emulator is.
+    _watch: Watch,
     qemu: Child,
     qmp: Qmp,
 }
@@ -143,6 +146,9 @@ impl Node {
         let (serial, serial_end) = UnixStream::pair().context("making a socket pair")?;
         let (qmp, qmp_end) = UnixStream::pair().context("making a socket pair")?;
         let plug = self.cable.plug()?;
+        for journal in spec.disks.iter().filter_map(|disk| disk.journal.as_ref()) {
+            File::create(journal).with_context(|| format!("making {}", journal.display()))?;
+        }
         let parts = Parts {
             mac: &self.mac,
             uuid: &self.uuid,
@@ -161,14 +167,13 @@ impl Node {
             let said = fs::read_to_string(self.qemu_log()).unwrap_or_default();
             format!("speaking to QEMU, which said: {}", said.trim())
         })?;
-        Ok(Running { qemu, qmp })
+        let watch = Watch::over(&spec.name, qemu.pid(), self.qemu_log());
+        Ok(Running { _watch: watch, qemu, qmp })
     }
 
     /// Cuts its power: what its disks were told is there, what was on the way is lost.
     pub fn cut(&self) {
-        if let Some(mut running) = self.state().running.take() {
-            running.qemu.kill();
-        }
+        drop(self.state().running.take());
     }
 
     /// Presses the power button and waits until the system has switched the machine off.
@@ -184,13 +189,14 @@ impl Node {
     pub fn wait_off(&self, patience: Duration) -> Result<()> {
         let until = Instant::now() + patience;
         while self.is_on() {
+            fallen::check()?;
             if Instant::now() > until {
                 let (name, tail) = (self.name(), self.console.tail());
                 bail!("waited {patience:?} for {name} to switch off; its console says:\n{tail}");
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(())
+        fallen::check()
     }
 
     /// Presses the reset button.
@@ -225,6 +231,13 @@ impl Node {
     /// What is loaded from the next start on, whatever its firmware finds.
     pub fn load(&self, kernel: Kernel) {
         self.state().spec.kernel = Some(kernel);
+    }
+
+    /// Where what happens to its first disk is kept, of each power cycle anew, from the next power-on.
+    pub fn journal(&self, path: Option<&Path>) {
+        if let Some(disk) = self.state().spec.disks.first_mut() {
+            disk.journal = path.map(Path::to_owned);
+        }
     }
 
     /// Whether its firmware switches an IOMMU on, from the next power-on.

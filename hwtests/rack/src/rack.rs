@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     cable::{Cable, Kind},
+    fallen,
     netlink::Netlink,
     node::Node,
     spec::NodeSpec,
@@ -40,6 +41,7 @@ impl Rack {
     /// The same with a kind of cable.
     pub fn with_cables(folder: &Path, kind: Kind) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        fallen::forget();
         let mut netlink = Netlink::open()?;
         netlink.add_bridge(BRIDGE)?;
         // An address is used at once: nobody else is here to have it.

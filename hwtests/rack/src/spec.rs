@@ -240,11 +240,20 @@ pub struct DiskSpec {
     pub serial: Option<String>,
     /// At most this much is read and written in a second.
     pub rate: Option<Size>,
+    /// Where each power cycle's [`Journal`](crate::Journal) of it is kept.
+    pub journal: Option<PathBuf>,
 }
 
 impl Default for DiskSpec {
     fn default() -> Self {
-        DiskSpec { size: Size::gib(4), bus: Bus::default(), sector: 512, serial: None, rate: None }
+        DiskSpec {
+            size: Size::gib(4),
+            bus: Bus::default(),
+            sector: 512,
+            serial: None,
+            rate: None,
+            journal: None,
+        }
     }
 }
 

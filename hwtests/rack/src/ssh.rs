@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::tool;
+use crate::{fallen, tool};
 
 /// A key pair that the rack's nodes let in.
 pub struct Key {
@@ -135,7 +135,10 @@ impl Key {
                 Err(error) if began.elapsed() > patience => {
                     return Err(error.context(format!("trying for {patience:?}")));
                 }
-                Err(_) => std::thread::sleep(Duration::from_millis(500)),
+                Err(_) => {
+                    fallen::check()?;
+                    std::thread::sleep(Duration::from_millis(500));
+                }
             }
         }
     }

@@ -37,6 +37,7 @@ const BOOT_CODE: [u8; 34] = [
 
 /// A raw disk in a file.
 pub struct Tiny {
+    name: String,
     /// The file.
     pub path: PathBuf,
     /// Bytes of numbers in its first partition.
@@ -58,13 +59,18 @@ impl Tiny {
         code.extend(format!("\r\n{BOOTS} {name}\r\n\0").bytes());
         ensure!(code.len() <= 440, "name `{name}` is too long for a boot sector");
         file.write_all_at(&code, 0).context("writing a boot sector")?;
-        let mut numbers = Numbers::from(name);
+        let mut numbers = Numbers::of(name);
         let mut writer = BufWriter::with_capacity(MIB as usize, At(&file, DATA));
         for _ in 0..data.0 / 8 {
-            writer.write_all(&numbers.next().to_le_bytes()).context("filling a disk")?;
+            writer.write_all(&numbers.draw().to_le_bytes()).context("filling a disk")?;
         }
         writer.flush().context("filling a disk")?;
-        Ok(Tiny { path, data: data.0, size })
+        Ok(Tiny { name: name.to_owned(), path, data: data.0, size })
+    }
+
+    /// What it prints behind [`BOOTS`].
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The bytes at `offset`.
@@ -147,16 +153,18 @@ fn partition(path: &Path, data: Size) -> Result<()> {
     Ok(())
 }
 
-/// A stream of numbers that a name begins (xorshift64*).
-struct Numbers(u64);
+/// A stream of numbers that look like chance, and that a name begins (xorshift64*).
+pub struct Numbers(u64);
 
 impl Numbers {
-    fn from(name: &str) -> Self {
+    /// The same name gives the same numbers.
+    pub fn of(name: &str) -> Self {
         let mix = |state: u64, byte: u8| (state ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
         Numbers(name.bytes().fold(0xcbf2_9ce4_8422_2325, mix) | 1)
     }
 
-    fn next(&mut self) -> u64 {
+    /// The next one.
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;

@@ -8,8 +8,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use rack::{
     Firmware, Neighbour, NodeSpec, Rack, Size, Tiny,
     cable::Kind,
@@ -40,7 +44,10 @@ fn main() -> ExitCode {
     let tiny = Trial::test("a_tiny_disk_says_that_it_boots", || {
         tiny_boots().map_err(|error| Failed::from(format!("{error:#}")))
     });
-    let trials = trials.into_iter().chain([tiny]).collect();
+    let dead = Trial::test("a_wait_ends_when_the_emulator_dies", || {
+        the_emulator_dies().map_err(|error| Failed::from(format!("{error:#}")))
+    });
+    let trials = trials.into_iter().chain([tiny, dead]).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -97,5 +104,22 @@ fn tiny_boots() -> Result<()> {
     tiny::table_is_sound(node.disk(0)?)?;
     node.power_on()?;
     node.console().wait_for(&format!("{BOOTS} hello"), PATIENCE)?;
+    Ok(())
+}
+
+/// As of a failed assertion. A machine that the rack itself cuts off is not taken for dead.
+fn the_emulator_dies() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut rack = Rack::new(&folder.path().join("rack"))?;
+    let node = rack.add(NodeSpec::new("mortal", Firmware::Bios))?;
+    node.power_on()?;
+    node.cut();
+    node.power_on()?;
+    node.console().wait_for("SeaBIOS", PATIENCE)?;
+    let pid = node.pid().context("it is on")?;
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGABRT)?;
+    let waited = node.console().wait_for("what never comes", PATIENCE);
+    let why = waited.err().context("nobody prints that")?.to_string();
+    ensure!(why.contains("QEMU of mortal died of SIGABRT") && why.contains("qemu.log"), "{why}");
     Ok(())
 }
