@@ -137,7 +137,8 @@ peers: bench-deps
 
 bench: bench-deps peers programs
 	BILLET=$(BUILT)/release/billet BILLET_AGENT=$(BUILT)/agent/billet-agent \
-	    cargo run --locked --quiet --release -p rack -- bench $(if $(ONLY),--only $(ONLY)) $(if $(RUNS),--runs $(RUNS))
+	    cargo run --locked --quiet --release -p rack -- bench $(if $(ONLY),--only $(ONLY)) $(if $(RUNS),--runs $(RUNS)) \
+	    $(if $(WITHOUT),--without $(WITHOUT))
 
 torture: deps agent
 	$(CARGO_TEST) --no-run

@@ -96,19 +96,19 @@ const FIGURES: [Figure; 19] = [
 /// behind in one run are left out of the next.
 ///
 /// Call it before any thread is started: it enters a network namespace of its own once what
-/// needs the network is there.
+/// needs the network is there. The engine's peers that `without` names are not measured.
 ///
 /// # Errors
 /// When there is no such figure, or when one could not be measured, as when a peer is
 /// missing. The others are measured and written down even so.
-pub fn run(only: Option<&str>, runs: u32) -> Result<bool> {
+pub fn run(only: Option<&str>, runs: u32, without: &[String]) -> Result<bool> {
     let chosen = choose(only)?;
     let folder = scratch()?;
     prepare(&chosen, &folder)?;
     crate::enter()?;
     let mut table = Table::default();
     let mut failures = Vec::new();
-    let sitting = Sitting::at(folder);
+    let sitting = Sitting::at(folder, without);
     for (name, measure) in chosen {
         for run in 1..=runs {
             say(&format!("measuring {name}{}", of_run(run, runs)));

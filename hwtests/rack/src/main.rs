@@ -83,6 +83,9 @@ enum Verb {
         /// Measure each figure in so many runs.
         #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         runs: u32,
+        /// Measure the engine without these peers.
+        #[arg(long, value_name = "PEERS", value_delimiter = ',')]
+        without: Vec<String>,
     },
     /// What `up` leaves standing.
     #[command(hide = true)]
@@ -126,7 +129,8 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Exec { state, command } => return remote::exec(&state.state, &command),
         Verb::Down(state) => remote::down(&state.state)?,
         Verb::Demo { keep } => return demo::run(keep),
-        Verb::Bench { only, runs } if rack::bench::run(only.as_deref(), runs)? => {}
+        Verb::Bench { only, runs, without }
+            if rack::bench::run(only.as_deref(), runs, &without)? => {}
         Verb::Bench { .. } => return Ok(ExitCode::FAILURE),
         Verb::Hold { state, spec } => holder::hold(&state.state, spec.as_deref())?,
     }

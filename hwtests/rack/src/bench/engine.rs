@@ -140,7 +140,9 @@ impl Case {
         };
         let has_hope = |peer: &&Writer| sitting.has_hope(self.name, peer.name());
         let peers: Vec<_> = self.peers.iter().filter(has_hope).copied().collect();
-        let writers = [&[billet], &peers[..], self.partial].concat();
+        let asked = |peer: &&Writer| sitting.asks(peer.name());
+        let partial: Vec<_> = self.partial.iter().filter(asked).copied().collect();
+        let writers = [&[billet], &peers[..], &partial].concat();
         let mut contenders: Vec<_> =
             writers.iter().map(|writer| Contender::new(writer.name(), run(*writer))).collect();
         let medians = interleave(ROUNDS, &mut contenders)?;

@@ -10,18 +10,26 @@ const HOPELESS: f64 = 3.0;
 pub struct Sitting {
     /// Where configurations, logs and state of the runs are.
     pub folder: PathBuf,
+    without: Vec<String>,
     hopeless: RefCell<BTreeSet<(&'static str, &'static str)>>,
 }
 
 impl Sitting {
-    /// One whose scratch folder is this.
-    pub fn at(folder: PathBuf) -> Self {
-        Sitting { folder, hopeless: RefCell::default() }
+    /// One whose scratch folder is this, and whose engine is measured `without` some peers, each named by the first
+    /// word of its name.
+    pub fn at(folder: PathBuf, without: &[String]) -> Self {
+        Sitting { folder, without: without.to_vec(), hopeless: RefCell::default() }
+    }
+
+    /// Whether this peer is measured at all.
+    pub fn asks(&self, peer: &'static str) -> bool {
+        let name = peer.split(' ').next().unwrap_or(peer);
+        !self.without.iter().any(|without| without == name)
     }
 
     /// Whether this peer of a figure may be the best one, for all that earlier runs told.
     pub fn has_hope(&self, figure: &'static str, peer: &'static str) -> bool {
-        !self.hopeless.borrow().contains(&(figure, peer))
+        self.asks(peer) && !self.hopeless.borrow().contains(&(figure, peer))
     }
 
     /// What a run told of the peers, the less the better.
@@ -44,5 +52,12 @@ mod tests {
         assert!(sitting.has_hope("engine-used", "rsync"));
         assert!(!sitting.has_hope("engine-used", "casync"));
         assert!(sitting.has_hope("engine-whole", "casync"));
+    }
+
+    #[test]
+    fn a_peer_that_is_not_asked_is_not_measured() {
+        let sitting = Sitting::at(PathBuf::new(), &["partclone".to_owned()]);
+        assert!(!sitting.asks("partclone (root only)"));
+        assert!(sitting.asks("casync") && sitting.has_hope("engine-whole", "casync"));
     }
 }
