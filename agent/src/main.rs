@@ -7,6 +7,7 @@ mod alias;
 mod bmc;
 mod choice;
 mod cli;
+mod connection;
 mod console;
 mod deployment;
 mod devices;

@@ -6,10 +6,12 @@ use std::{io::Read, net::SocketAddr, ops::Range, time::Duration};
 use serde::{Serialize, de::DeserializeOwned};
 use ureq::{
     Agent, Body,
+    config::Config,
     http::{Response, StatusCode, Uri},
+    unversioned::resolver::DefaultResolver,
 };
 
-use crate::patience::Patience;
+use crate::{connection::Prompt, patience::Patience};
 
 /// Silence for this long means that the connection is lost.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -84,12 +86,12 @@ impl Server {
             .max_redirects(0)
             .user_agent(concat!("billet-agent/", env!("CARGO_PKG_VERSION")))
             .build();
-        Ok(Server { base: base.trim_end_matches('/').to_owned(), agent: config.new_agent() })
+        Ok(Server { base: base.trim_end_matches('/').to_owned(), agent: agent(config) })
     }
 
     /// The same provisioner, over connections of its own.
     pub(crate) fn apart(&self) -> Self {
-        Server { base: self.base.clone(), agent: self.agent.config().new_agent() }
+        Server { base: self.base.clone(), agent: agent(self.agent.config().clone()) }
     }
 
     /// Posts `message` and gives what the server answered.
@@ -134,6 +136,11 @@ impl Server {
             }
         }
     }
+}
+
+/// With no connection open yet.
+fn agent(config: Config) -> Agent {
+    Agent::with_parts(config, Prompt, DefaultResolver::default())
 }
 
 /// An answer with a good status, its body not yet read.

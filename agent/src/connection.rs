@@ -1,0 +1,117 @@
+//! Connections to the provisioner that acknowledge at once.
+//!
+//! A server or cache that corks its answers (nginx: `tcp_nopush on`) keeps the last bytes of one until those before
+//! are acknowledged, and Linux waits 40 ms with that (tcp(7), TCP_QUICKACK; RFC 9293, 3.8.6.3): as long as half a
+//! MiB takes to come.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    os::linux::net::TcpStreamExt as _,
+};
+
+use ureq::{
+    Error,
+    unversioned::transport::{
+        Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
+    },
+};
+
+/// Opens them.
+#[derive(Debug)]
+pub(crate) struct Prompt;
+
+/// One that is open.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: TcpStream,
+    buffers: LazyBuffers,
+}
+
+impl Connector for Prompt {
+    type Out = Connection;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        _chained: Option<()>,
+    ) -> Result<Option<Connection>, Error> {
+        let mut failure = Error::Io(io::ErrorKind::AddrNotAvailable.into());
+        for address in &details.addrs {
+            match open(address, details.timeout) {
+                Ok(stream) => {
+                    let (input, output) =
+                        (details.config.input_buffer_size(), details.config.output_buffer_size());
+                    let buffers = LazyBuffers::new(input, output);
+                    return Ok(Some(Connection { stream, buffers }));
+                }
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+}
+
+fn open(address: &SocketAddr, timeout: NextTimeout) -> Result<TcpStream, Error> {
+    let opened = match timeout.not_zero() {
+        Some(after) => TcpStream::connect_timeout(address, *after),
+        None => TcpStream::connect(address),
+    };
+    let stream = opened.map_err(|error| named(error, timeout))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// # Errors
+/// When no time is left.
+fn left(timeout: NextTimeout) -> Result<NextTimeout, Error> {
+    if timeout.after.is_zero() { Err(Error::Timeout(timeout.reason)) } else { Ok(timeout) }
+}
+
+/// An end of patience by its reason.
+fn named(error: io::Error, timeout: NextTimeout) -> Error {
+    match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Error::Timeout(timeout.reason),
+        _ => Error::Io(error),
+    }
+}
+
+impl Transport for Connection {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        let timeout = left(timeout.for_write())?;
+        self.stream.set_write_timeout(timeout.not_zero().map(|after| *after))?;
+        let output = &self.buffers.output()[..amount];
+        self.stream.write_all(output).map_err(|error| named(error, timeout))
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        let timeout = left(timeout.for_read())?;
+        self.stream.set_read_timeout(timeout.not_zero().map(|after| *after))?;
+        // The kernel forgets it. Where it cannot be set, bytes come later, and no others.
+        let _ = self.stream.set_quickack(true);
+        let input = self.buffers.input_append_buf();
+        let amount = loop {
+            match self.stream.read(input) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read.map_err(|error| named(error, timeout))?,
+            }
+        };
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    /// With nothing to read: whatever came unasked is no answer.
+    fn is_open(&mut self) -> bool {
+        let peek = || {
+            self.stream.set_nonblocking(true)?;
+            let peeked = self.stream.peek(&mut [0]);
+            self.stream.set_nonblocking(false)?;
+            peeked
+        };
+        matches!(peek(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
