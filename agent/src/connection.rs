@@ -8,6 +8,7 @@ use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
     os::linux::net::TcpStreamExt as _,
+    time::Duration,
 };
 
 use ureq::{
@@ -26,6 +27,10 @@ pub(crate) struct Prompt;
 pub(crate) struct Connection {
     stream: TcpStream,
     buffers: LazyBuffers,
+    /// How long a read may wait, as the kernel was told last.
+    patience: Option<Duration>,
+    /// Whether the last read had room for more: all that had come was taken.
+    drained: bool,
 }
 
 impl Connector for Prompt {
@@ -43,7 +48,7 @@ impl Connector for Prompt {
                     let (input, output) =
                         (details.config.input_buffer_size(), details.config.output_buffer_size());
                     let buffers = LazyBuffers::new(input, output);
-                    return Ok(Some(Connection { stream, buffers }));
+                    return Ok(Some(Connection { stream, buffers, patience: None, drained: true }));
                 }
                 Err(error) => failure = error,
             }
@@ -60,6 +65,19 @@ fn open(address: &SocketAddr, timeout: NextTimeout) -> Result<TcpStream, Error> 
     let stream = opened.map_err(|error| named(error, timeout))?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+impl Connection {
+    /// In whole seconds, of which there are few: each that differs from the last is a system call.
+    fn wait_at_most(&mut self, timeout: NextTimeout) -> io::Result<()> {
+        let whole = |after: Duration| Duration::from_secs(after.as_secs_f64().ceil() as u64);
+        let patience = timeout.not_zero().map(|after| whole(*after));
+        if self.patience != patience {
+            self.stream.set_read_timeout(patience)?;
+            self.patience = patience;
+        }
+        Ok(())
+    }
 }
 
 /// # Errors
@@ -90,9 +108,11 @@ impl Transport for Connection {
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         let timeout = left(timeout.for_read())?;
-        self.stream.set_read_timeout(timeout.not_zero().map(|after| *after))?;
-        // The kernel forgets it. Where it cannot be set, bytes come later, and no others.
-        let _ = self.stream.set_quickack(true);
+        self.wait_at_most(timeout)?;
+        if self.drained {
+            // The kernel forgets it. Where it cannot be set, bytes come later, and no others.
+            let _ = self.stream.set_quickack(true);
+        }
         let input = self.buffers.input_append_buf();
         let amount = loop {
             match self.stream.read(input) {
@@ -100,6 +120,7 @@ impl Transport for Connection {
                 read => break read.map_err(|error| named(error, timeout))?,
             }
         };
+        self.drained = amount < input.len();
         self.buffers.input_appended(amount);
         Ok(amount > 0)
     }

@@ -101,6 +101,9 @@ pub(crate) fn decode(
         } else {
             let (frame, rest) = frames.split_at(chunk.at.len as usize);
             frames = rest;
+            // The device had these bytes in its hands last. One stroke takes them back; else zstd's many short
+            // stores wait for a cache line each, for up to as long as it decompresses.
+            bytes[filled..end].fill(0);
             if let Err(why) = decoder.decode(frame, &chunk.name, &mut bytes[filled..end]) {
                 let (name, pack) = (&chunk.name, chunk.at.pack);
                 tracing::warn!("chunk {name} of pack {pack} is fetched again: {why}");

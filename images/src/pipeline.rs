@@ -33,9 +33,9 @@ use crate::{
 
 /// Marks that wait for their check at most.
 const MARKS: usize = 256;
-/// Threads of a kind beyond one for each CPU: while one waits for the disk, another hashes or
-/// decompresses.
-const WAITING: usize = 2;
+/// Threads of a kind beyond one for each CPU: while some wait for the disk, others hash or
+/// decompress.
+const WAITING: usize = 4;
 
 /// Work for a writer.
 enum Job {
