@@ -32,6 +32,7 @@ pub mod dhcp;
 pub mod dom0;
 pub mod engine;
 pub mod engine_limit;
+pub mod engine_load;
 pub mod engine_peers;
 pub mod engine_run;
 pub mod engine_site;

@@ -1,9 +1,9 @@
 //! `engine-whole`, `engine-used`, `engine-upgrade`, `engine-rebuilt`, `engine-same`: a disk
 //! becomes an image, by `billet-agent write` and by what else writes images.
 //!
-//! Beside each its `-limit`: the same seconds against what this machine allows at best
+//! Beside each its `-limit` and `-together`: the same seconds against what this machine allows at best
 //! ([`super::engine_limit`]), and its `-bytes`: what travelled against the compressed bytes of
-//! the chunks that the disk had nowhere. `engine-memory` is the most that any run needed.
+//! the chunks that the disk had nowhere. `-memory` is the most that any run needed.
 
 use std::{
     cell::RefCell,
@@ -17,6 +17,7 @@ use images::{Digest, Manifest};
 
 use super::{
     engine_limit::{Limit, PARTS},
+    engine_load::Machine,
     engine_peers::Writer,
     engine_run::Taken,
     engine_site::Site,
@@ -47,9 +48,6 @@ struct Case {
 }
 
 const SEEDED: &[Writer] = &[Writer::Dd, Writer::Rsync, Writer::Casync];
-
-/// Seconds that [`PARTS`] need at least.
-type Parts = [f64; PARTS.len()];
 
 /// `engine-whole`
 pub fn whole(sitting: &Sitting) -> Result<Vec<Row>> {
@@ -129,18 +127,22 @@ impl Case {
         let work = Work::prepare()?;
         let target = Target::attach(folder)?;
         let _site = Site::start(&work, folder)?;
-        let ours = RefCell::new(Vec::new());
+        let (ours, machine) =
+            (RefCell::new(Vec::new()), RefCell::new(Machine::new(&work, &target, self.image)?));
         let billet = Writer::Billet { previous: self.previous };
         let run = |writer: Writer| {
-            let (work, target, ours) = (&work, &target, &ours);
+            let (work, target, ours, machine) = (&work, &target, &ours, &machine);
             move || {
-                let limit = Limit::measure_beside(writer == billet, work, target, folder)?;
                 target.become_state(work, self.before)?;
+                work.keep_in_memory(self.image)?;
                 let command = writer.command(work, target, self.image)?;
                 let taken = Taken::of(command, &folder.join("run.log"))?;
                 target.check(work, self.image, writer.writes())?;
                 let seconds = taken.seconds;
-                ours.borrow_mut().extend(limit.map(|limit| (limit.of(&taken), taken)));
+                if writer == billet {
+                    let limit = Limit::measure(&mut machine.borrow_mut(), &taken)?;
+                    ours.borrow_mut().push((limit, taken));
+                }
                 Ok(seconds)
             }
         };
@@ -165,15 +167,15 @@ impl Case {
     }
 
     /// The rows that have no peer.
-    fn beside(&self, work: &Work, seconds: f64, ours: &[(Parts, Taken)]) -> Result<Vec<Row>> {
-        let of_runs = |part: &dyn Fn(&Parts) -> f64| {
-            median(ours.iter().map(|(parts, _)| part(parts)).collect())
+    fn beside(&self, work: &Work, seconds: f64, ours: &[(Limit, Taken)]) -> Result<Vec<Row>> {
+        let of_runs = |part: &dyn Fn(&Limit) -> f64| {
+            median(ours.iter().map(|(limit, _)| part(limit)).collect())
         };
-        let limit = of_runs(&|parts| parts.iter().copied().fold(0.0, f64::max));
+        let (limit, together) = (of_runs(&Limit::longest), of_runs(&|limit| limit.together));
         let parts: Vec<_> = PARTS
             .iter()
             .enumerate()
-            .map(|(at, name)| (*name, of_runs(&|parts| parts[at])))
+            .map(|(at, name)| (*name, of_runs(&|limit| limit.parts[at])))
             .collect();
         let name = |what: &str| format!("{}-{what}", self.name);
         let (less, peer) = (Better::Less, "physical limit");
@@ -182,6 +184,7 @@ impl Case {
             Row::compare(&name("limit"), "s", less, seconds, &[(peer, limit)])
                 .with_bar(2.0)
                 .beside("if nothing else took time", &parts),
+            Row::compare(&name("together"), "s", less, seconds, &[("all of it at once", together)]),
             Row::limit(&name("memory"), "MiB", peak, MEMORY),
         ];
         if let Some(bar) = self.bytes {

@@ -35,8 +35,8 @@ pub enum Writer {
     Dd,
     /// `coreos-installer install`, of the same compressed disk.
     CoreosInstaller,
-    /// `qemu-img convert` from a compressed qcow2 in a file of this host: over HTTP, QEMU 10.0 stands still
-    /// in the middle.
+    /// A compressed qcow2 is received into memory, and converted by `qemu-img` then: reading over HTTP itself,
+    /// QEMU 7.2 and 10.0 stand still in the middle now and then, and are slower where they do not.
     QemuImg,
     /// casync, with the disk itself as seed.
     Casync,
@@ -60,7 +60,7 @@ impl Writer {
             Writer::Billet { .. } => "billet",
             Writer::Dd => "curl|zstd|dd",
             Writer::CoreosInstaller => "coreos-installer",
-            Writer::QemuImg => "qemu-img (local file)",
+            Writer::QemuImg => "curl, then qemu-img",
             Writer::Casync => "casync",
             Writer::Rsync => "rsync",
             Writer::Udpcast => "udpcast",
@@ -107,8 +107,9 @@ impl Writer {
                  --image-url {HTTP}/{name}.zst {device}' && sync {device}"
             )),
             Writer::QemuImg => shell(&format!(
-                "qemu-img convert -n -T none -t none -W -f qcow2 -O raw {} {device} && sync {device}",
-                work.path(image, "qcow2").display()
+                "received=$(mktemp -p /dev/shm) && curl -sf -o $received {HTTP}/{name}.qcow2 && \
+                 qemu-img convert -n -t none -W -f qcow2 -O raw $received {device} && sync {device}; \
+                 ended=$?; rm -f $received; exit $ended"
             )),
             Writer::Casync => shell(&format!(
                 "casync --store={HTTP}/casync.castr --seed={device} extract \

@@ -14,6 +14,8 @@ use anyhow::{Context, Result, bail};
 use super::engine_work::Work;
 use crate::{Child, tool};
 
+/// Where it listens.
+pub const ADDRESS: &str = "127.0.0.1:8088";
 /// What the files are under.
 pub const HTTP: &str = "http://127.0.0.1:8088";
 /// What the raw disks are under.

@@ -5,6 +5,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Command,
@@ -100,6 +101,20 @@ impl Work {
     /// The manifest of an image.
     pub fn manifest(&self, state: State) -> Result<Digest> {
         self.store.resolve(state.name()).with_context(|| format!("finding {}", state.name()))
+    }
+
+    /// Has what is sent of an image in the page cache, as a server that is asked for it all night has: what was
+    /// compared since the last run may have driven it out.
+    pub fn keep_in_memory(&self, image: State) -> Result<()> {
+        let index = self.store.index(&self.manifest(image)?)?;
+        let packs = index.packs().iter().map(|pack| self.store.pack_path(pack));
+        let others = ["zst", "qcow2", "partclone.zst"].map(|extension| self.path(image, extension));
+        for path in packs.chain(others).filter(|path| path.exists()) {
+            File::open(&path)
+                .and_then(|mut file| io::copy(&mut file, &mut io::sink()))
+                .with_context(|| format!("reading {}", path.display()))?;
+        }
+        Ok(())
     }
 
     fn once(&self, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
