@@ -12,11 +12,12 @@ use serde::Serialize;
 use crate::{
     Digest,
     index::Location,
+    pack,
     window::{Span, WINDOW, Wanted, Window, ZEROS},
 };
 
-/// Compressed bytes of a run, beyond which a new one begins.
-const RUN: u64 = 4 << 20;
+/// Compressed bytes of a run, beyond which a new one begins: a whole pack is one request.
+const RUN: u64 = pack::LONGEST as u64;
 /// Bytes between two wanted frames that are received rather than asked around.
 const GAP: u64 = 8 << 10;
 /// What is to be done to the disk.

@@ -60,7 +60,7 @@ impl Writer {
             Writer::Billet { .. } => "billet",
             Writer::Dd => "curl|zstd|dd",
             Writer::CoreosInstaller => "coreos-installer",
-            Writer::QemuImg => "curl, then qemu-img",
+            Writer::QemuImg => "qemu-img (received before)",
             Writer::Casync => "casync",
             Writer::Rsync => "rsync",
             Writer::Udpcast => "udpcast",
