@@ -9,7 +9,7 @@ PACKAGES := attr build-essential busybox-static ca-certificates curl dnsmasq-bas
     debian-archive-keyring dmsetup e2fsprogs fdisk gdisk ipxe ipxe-qemu iproute2 iputils-ping kmod minisign mmdebstrap \
     mtools openipmi openssh-client ovmf qemu-system-x86 qemu-utils skopeo strace tftp-hpa atftp uidmap umoci util-linux \
     xz-utils zstd
-BENCH_PACKAGES := kea-dhcp4-server kea-admin casync nginx-light qemu-block-extra rsync bmap-tools partclone \
+BENCH_PACKAGES := kea-dhcp4-server kea-admin casync nginx-light rsync bmap-tools partclone \
     udpcast zsync libssl-dev liblzma-dev libzstd-dev pkg-config
 
 # Stories that take minutes and of which `make test` plays a shorter one.

@@ -103,8 +103,8 @@ impl Work {
         self.store.resolve(state.name()).with_context(|| format!("finding {}", state.name()))
     }
 
-    /// Has what is sent of an image in the page cache, as a server that is asked for it all night has: what was
-    /// compared since the last run may have driven it out.
+    /// Has packs and compressed disks of an image in the page cache, as a server that is asked for them all night
+    /// has: what was compared since the last run may have driven them out.
     pub fn keep_in_memory(&self, image: State) -> Result<()> {
         let index = self.store.index(&self.manifest(image)?)?;
         let packs = index.packs().iter().map(|pack| self.store.pack_path(pack));
