@@ -125,14 +125,18 @@ impl Transport for Connection {
         Ok(amount > 0)
     }
 
-    /// With nothing to read: whatever came unasked is no answer.
     fn is_open(&mut self) -> bool {
-        let peek = || {
-            self.stream.set_nonblocking(true)?;
-            let peeked = self.stream.peek(&mut [0]);
-            self.stream.set_nonblocking(false)?;
-            peeked
-        };
-        matches!(peek(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        is_idle(&self.stream)
     }
+}
+
+/// Whether a connection is open with nothing to read: whatever came unasked is no answer.
+pub(crate) fn is_idle(stream: &TcpStream) -> bool {
+    let peek = || {
+        stream.set_nonblocking(true)?;
+        let peeked = stream.peek(&mut [0]);
+        stream.set_nonblocking(false)?;
+        peeked
+    };
+    matches!(peek(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }

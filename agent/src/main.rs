@@ -28,6 +28,7 @@ mod network;
 mod packs;
 mod patience;
 mod progress;
+mod ranges;
 mod restart;
 mod seed;
 mod server;

@@ -10,10 +10,12 @@ use std::{
 
 use images::{Digest, pack::Source};
 use protocol::path;
+use ureq::http::StatusCode;
 
 use crate::{
     patience::Patience,
-    server::{Answer, Server, ServerError},
+    ranges::{Answer, Ranges},
+    server::{Server, ServerError},
 };
 
 /// How long nothing at all may come before the deployment is given up.
@@ -22,6 +24,8 @@ const DROUGHT: Duration = Duration::from_secs(10 * 60);
 /// The packs of a provisioner.
 #[derive(Debug)]
 pub(crate) struct Packs {
+    ranges: Ranges,
+    /// For answers that are not plain.
     server: Server,
     drought: Duration,
     received: AtomicU64,
@@ -31,7 +35,8 @@ impl Packs {
     /// The packs of `server`, over connections of their own: one that asked for nothing but files
     /// is served them straight from the page cache.
     pub(crate) fn of(server: &Server) -> Self {
-        Packs { server: server.apart(), drought: DROUGHT, received: AtomicU64::new(0) }
+        let (ranges, server) = (server.ranges(), server.clone());
+        Packs { ranges, server, drought: DROUGHT, received: AtomicU64::new(0) }
     }
 
     /// Bytes that have travelled so far.
@@ -57,36 +62,42 @@ struct Stream<'a> {
     packs: &'a Packs,
     path: String,
     range: Range<u64>,
-    body: Option<Box<dyn Read + Send>>,
+    body: Option<Box<dyn Read + Send + 'a>>,
     patience: Patience,
 }
 
-impl Stream<'_> {
+impl<'a> Stream<'a> {
     fn left(&self) -> u64 {
         self.range.end.saturating_sub(self.range.start)
     }
 
     /// Asks for what is left, from the byte where the last connection broke off.
-    fn open(&self) -> Result<Box<dyn Read + Send>, ServerError> {
-        let answer = self.packs.server.get(&self.path, Some(self.range.clone()))?;
-        self.check(&answer)?;
-        let skip = if answer.is_partial() { 0 } else { self.range.start };
-        let mut body = answer.reader();
+    fn open(&self) -> Result<Box<dyn Read + Send + 'a>, ServerError> {
+        let plain = self.packs.ranges.get(&self.path, &self.range);
+        let (partial, length, mut body): (_, _, Box<dyn Read + Send + 'a>) =
+            match plain.map_err(|error| self.unwell(error.to_string()))? {
+                Some(Answer { status, length, body }) if status.is_success() => {
+                    (status == StatusCode::PARTIAL_CONTENT, length, Box::new(body))
+                }
+                Some(Answer { status, body, .. }) => {
+                    return Err(ServerError::of(&self.path, status, &body.text()));
+                }
+                None => {
+                    let answer = self.packs.server.get(&self.path, Some(self.range.clone()))?;
+                    (answer.is_partial(), answer.length(), answer.reader())
+                }
+            };
+        if let Some(length) = length.filter(|length| partial && *length != self.left()) {
+            let left = self.left();
+            return Err(self.unwell(format!("sends {length} bytes where {left} were asked")));
+        }
+        let skip = if partial { 0 } else { self.range.start };
         // A cache that does not know ranges sends the whole pack.
         let skipped = io::copy(&mut body.by_ref().take(skip), &mut io::sink());
         match skipped {
             Ok(bytes) if bytes == skip => Ok(body),
             Ok(bytes) => Err(self.unwell(format!("ended after {bytes} bytes"))),
             Err(error) => Err(self.unwell(error.to_string())),
-        }
-    }
-
-    fn check(&self, answer: &Answer) -> Result<(), ServerError> {
-        match answer.length() {
-            Some(length) if answer.is_partial() && length != self.left() => {
-                Err(self.unwell(format!("sends {length} bytes where {} were asked", self.left())))
-            }
-            _ => Ok(()),
         }
     }
 
@@ -217,6 +228,16 @@ mod tests {
         send(stream, "206 Partial Content", 2, &PACK[range.start..range.start + 2]);
     }
 
+    fn chunked(stream: &mut TcpStream, range: Range<usize>) {
+        stream
+            .write_all(b"HTTP/1.1 206 Partial Content\r\ntransfer-encoding: chunked\r\n\r\n")
+            .unwrap();
+        for bytes in PACK[range].chunks(5) {
+            let _ = write!(stream, "{:x}\r\n{}\r\n", bytes.len(), str::from_utf8(bytes).unwrap());
+        }
+        let _ = stream.write_all(b"0\r\n\r\n");
+    }
+
     fn endless(stream: &mut TcpStream, range: Range<usize>) {
         stream.write_all(b"HTTP/1.1 206 Partial Content\r\n\r\n").unwrap();
         stream.write_all(&PACK[range]).unwrap();
@@ -243,6 +264,11 @@ mod tests {
     #[test]
     fn a_server_without_ranges_will_do() {
         assert_eq!(read(vec![whole], 4..20).unwrap(), &PACK[4..20]);
+    }
+
+    #[test]
+    fn an_answer_in_chunks_will_do() {
+        assert_eq!(read(vec![chunked, chunked], 4..20).unwrap(), &PACK[4..20]);
     }
 
     #[test]

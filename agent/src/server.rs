@@ -6,12 +6,14 @@ use std::{io::Read, net::SocketAddr, ops::Range, time::Duration};
 use serde::{Serialize, de::DeserializeOwned};
 use ureq::{
     Agent, Body,
-    config::Config,
     http::{Response, StatusCode, Uri},
     unversioned::resolver::DefaultResolver,
 };
 
-use crate::{connection::Prompt, patience::Patience};
+use crate::{connection::Prompt, patience::Patience, ranges::Ranges};
+
+/// What the agent calls itself.
+pub(crate) const USER_AGENT: &str = concat!("billet-agent/", env!("CARGO_PKG_VERSION"));
 
 /// Silence for this long means that the connection is lost.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -49,12 +51,23 @@ impl ServerError {
     pub(crate) fn may_pass(&self) -> bool {
         matches!(self, ServerError::Unwell { .. })
     }
+
+    /// What a status that is no success means, and the body that came with it.
+    pub(crate) fn of(path: &str, status: StatusCode, body: &[u8]) -> Self {
+        let (path, detail) = (path.to_owned(), detail_of(body));
+        let busy = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+        if status.is_server_error() || busy {
+            return ServerError::Unwell { path, reason: format!("status {status}: {detail}") };
+        }
+        ServerError::Refused { path, status: status.as_u16(), detail }
+    }
 }
 
 /// A provisioner.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
     base: String,
+    address: SocketAddr,
     agent: Agent,
 }
 
@@ -70,10 +83,9 @@ impl Server {
         let refused = || ServerError::Url(base.to_owned());
         let uri: Uri = base.parse().map_err(|_| refused())?;
         let authority = uri.authority().ok_or_else(refused)?.as_str();
-        let with_port = format!("{}:80", authority);
-        let numeric =
-            [authority, with_port.as_str()].iter().any(|a| a.parse::<SocketAddr>().is_ok());
-        if uri.scheme_str() != Some("http") || !numeric {
+        let with_port = format!("{authority}:80");
+        let address = authority.parse().or_else(|_| with_port.parse()).map_err(|_| refused())?;
+        if uri.scheme_str() != Some("http") {
             return Err(refused());
         }
         let config = Agent::config_builder()
@@ -84,14 +96,16 @@ impl Server {
             .timeout_per_read(Some(silence))
             .timeout_per_write(Some(SILENCE))
             .max_redirects(0)
-            .user_agent(concat!("billet-agent/", env!("CARGO_PKG_VERSION")))
+            .user_agent(USER_AGENT)
             .build();
-        Ok(Server { base: base.trim_end_matches('/').to_owned(), agent: agent(config) })
+        let agent = Agent::with_parts(config, Prompt, DefaultResolver::default());
+        Ok(Server { base: base.trim_end_matches('/').to_owned(), address, agent })
     }
 
-    /// The same provisioner, over connections of its own.
-    pub(crate) fn apart(&self) -> Self {
-        Server { base: self.base.clone(), agent: agent(self.agent.config().clone()) }
+    /// Its files, over connections of their own.
+    pub(crate) fn ranges(&self) -> Ranges {
+        let path = self.base.splitn(4, '/').nth(3).map(|path| format!("/{path}"));
+        Ranges::at(self.address, path.unwrap_or_default(), SILENCE)
     }
 
     /// Posts `message` and gives what the server answered.
@@ -138,11 +152,6 @@ impl Server {
     }
 }
 
-/// With no connection open yet.
-fn agent(config: Config) -> Agent {
-    Agent::with_parts(config, Prompt, DefaultResolver::default())
-}
-
 /// An answer with a good status, its body not yet read.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -158,12 +167,8 @@ impl Answer {
         if status.is_success() {
             return Ok(Answer { path: path.to_owned(), response });
         }
-        let detail = detail_of(response.body_mut());
-        let busy = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
-        if status.is_server_error() || busy {
-            return Err(unwell(format!("status {status}: {detail}")));
-        }
-        Err(ServerError::Refused { path: path.to_owned(), status: status.as_u16(), detail })
+        let body = response.body_mut().with_config().limit(LONGEST_ANSWER);
+        Err(ServerError::of(path, status, &body.read_to_vec().unwrap_or_default()))
     }
 
     /// Whether the server sent the range that was asked for, and not everything.
@@ -206,13 +211,12 @@ impl Answer {
 }
 
 /// What a problem document (RFC 9457) says, or the beginning of whatever the body is.
-fn detail_of(body: &mut Body) -> String {
-    let bytes = body.with_config().limit(LONGEST_ANSWER).read_to_vec().unwrap_or_default();
-    let problem: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+fn detail_of(body: &[u8]) -> String {
+    let problem: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let said = ["detail", "title"].iter().find_map(|key| problem.get(key)?.as_str());
     match said {
         Some(said) => said.to_owned(),
-        None => String::from_utf8_lossy(&bytes).trim().chars().take(200).collect(),
+        None => String::from_utf8_lossy(body).trim().chars().take(200).collect(),
     }
 }
 

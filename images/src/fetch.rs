@@ -1,6 +1,6 @@
 //! Chunks from a source: whole runs of a pack as one stream, single ones when one is bad.
 
-use std::io::Read;
+use std::{io::Read, ops::Range};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -62,20 +62,30 @@ pub(crate) fn fetch(
     let mut stream = source.read(&pack, range).map_err(failed)?;
     for piece in pieces {
         let mut frames = spare.take(piece.packed());
-        let mut filled = 0;
-        for chunk in piece.chunks.iter().filter(|chunk| !chunk.repeats) {
-            let range = chunk.at.range();
+        let mut room = &mut frames[..];
+        for range in stretches(&piece) {
             skip(&mut stream, range.start - position).map_err(failed)?;
-            let end = filled + chunk.at.len as usize;
-            stream.read_exact(&mut frames[filled..end]).map_err(failed)?;
-            filled = end;
-            position = range.end;
+            let (stretch, rest) = room.split_at_mut((range.end - range.start) as usize);
+            stream.read_exact(stretch).map_err(failed)?;
+            (room, position) = (rest, range.end);
         }
         if !take(Fetched { piece, frames }) {
             break;
         }
     }
     Ok(received)
+}
+
+/// The stretches of a pack that a piece's frames fill without a gap.
+fn stretches(piece: &Piece) -> Vec<Range<u64>> {
+    let mut stretches: Vec<Range<u64>> = Vec::new();
+    for range in piece.chunks.iter().filter(|chunk| !chunk.repeats).map(|chunk| chunk.at.range()) {
+        match stretches.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => stretches.push(range),
+        }
+    }
+    stretches
 }
 
 fn skip(stream: &mut dyn Read, len: u64) -> std::io::Result<()> {

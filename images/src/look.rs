@@ -9,6 +9,11 @@
 //! - A disk whose first sector is zero may be one on which a writing was broken off. Whatever
 //!   can be in place there is looked at: nothing that was written is fetched again.
 
+use std::{
+    sync::{Mutex, PoisonError},
+    thread,
+};
+
 use crate::{
     Digest, Extent, Manifest,
     buffer::Buffer,
@@ -16,6 +21,7 @@ use crate::{
     disk::DiskError,
     manifest::MAX_CHUNK,
     moves::{MOVE, Move},
+    pipeline::join,
     scan::{cut, scan},
     sources::Sources,
     window::{Fate, Span, Wanted, is_chunk, spans},
@@ -26,6 +32,8 @@ use crate::{
 const SAMPLES: usize = 64;
 /// Bytes that are read at each.
 const SAMPLE: usize = 2 * MAX_CHUNK as usize;
+/// Places that are read at the same time: a single one waits for the disk, and a core for it.
+const AT_ONCE: usize = 8;
 /// One in so many that is found is worth to look for the others.
 const WORTH: u64 = 20;
 /// Moves at most, so that memory is bounded; what is beyond is fetched.
@@ -163,14 +171,34 @@ impl Sample {
             spans.filter(move |span| matches!(span.wanted, Wanted::Chunk { .. }) && unknown(span))
         };
         let step = unknown().count().div_ceil(SAMPLES).max(1);
-        let (mut sample, mut bytes) = (Sample::default(), Buffer::new(SAMPLE));
+        let places = Mutex::new(unknown().step_by(step).collect::<Vec<_>>().into_iter());
         let end = writer.edges.inner().end;
-        for span in unknown().step_by(step) {
-            let bytes = bytes.show((end - span.offset).min(SAMPLE as u64) as usize);
-            writer.disk.read_at(bytes, span.offset)?;
-            sample.look(&span, bytes, sources);
+        let look = |room: &mut [u8]| {
+            let mut sample = Sample::default();
+            loop {
+                let next = places.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(span) = next else { return Ok(sample) };
+                let bytes = &mut room[..(end - span.offset).min(SAMPLE as u64) as usize];
+                writer.disk.read_at(bytes, span.offset)?;
+                sample.look(&span, bytes, sources);
+            }
+        };
+        let mut room = Buffer::new(AT_ONCE * SAMPLE);
+        thread::scope(|scope| {
+            let threads: Vec<_> =
+                room.chunks_exact_mut(SAMPLE).map(|room| scope.spawn(|| look(room))).collect();
+            let add = |sum: Sample, thread| Ok(sum.with(&join(thread)?));
+            threads.into_iter().try_fold(Sample::default(), add)
+        })
+    }
+
+    fn with(self, other: &Self) -> Self {
+        Sample {
+            places: self.places + other.places,
+            in_place: self.in_place + other.in_place,
+            others: self.others + other.others,
+            elsewhere: self.elsewhere + other.elsewhere,
         }
-        Ok(sample)
     }
 
     fn look(&mut self, span: &Span, bytes: &[u8], sources: &Sources<'_>) {

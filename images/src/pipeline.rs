@@ -33,9 +33,11 @@ use crate::{
 
 /// Marks that wait for their check at most.
 const MARKS: usize = 256;
-/// Threads of a kind beyond one for each CPU: while some wait for the disk, others hash or
-/// decompress.
-const WAITING: usize = 4;
+/// Threads beyond one for each CPU: while some wait for the disk, others hash or decompress. With
+/// fewer writers CPUs stand still whenever all of them have a MiB on its way.
+const COMPARERS: usize = 4;
+const CHECKERS: usize = 2;
+const WRITERS: usize = 8;
 
 /// Work for a writer.
 enum Job {
@@ -62,20 +64,22 @@ struct Passed {
     missed: Vec<u32>,
 }
 
-/// Room for a window in the hands of each comparer, each checker and each writer: as many of one
-/// kind as of another.
-struct Room(Buffer);
+/// Room for a window in the hands of each comparer, each checker and each writer.
+struct Room {
+    windows: Buffer,
+    cpus: usize,
+}
 
 impl Room {
     fn new(cpus: usize) -> Self {
-        Room(Buffer::new(3 * (cpus + WAITING) * WINDOW))
+        let windows = Buffer::new((3 * cpus + COMPARERS + CHECKERS + WRITERS) * WINDOW);
+        Room { windows, cpus }
     }
 
     /// That of each kind, a window for each thread.
     fn split(&mut self) -> [ChunksExactMut<'_, u8>; 3] {
-        let third = self.0.len() / 3;
-        let (comparers, others) = self.0.split_at_mut(third);
-        let (checkers, writers) = others.split_at_mut(third);
+        let (comparers, others) = self.windows.split_at_mut((self.cpus + COMPARERS) * WINDOW);
+        let (checkers, writers) = others.split_at_mut((self.cpus + CHECKERS) * WINDOW);
         [comparers, checkers, writers].map(|kind| kind.chunks_exact_mut(WINDOW))
     }
 }
@@ -339,7 +343,8 @@ fn set(fates: &mut [Fate], extents: impl Iterator<Item = u32>, to: Fate) {
     extents.for_each(|extent| fates[extent as usize] = to);
 }
 
-fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T, WriteError>>) -> Result<T, WriteError> {
+/// What a thread came to.
+pub(crate) fn join<T, E>(thread: thread::ScopedJoinHandle<'_, Result<T, E>>) -> Result<T, E> {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 

@@ -79,8 +79,8 @@ pub struct Options<'a> {
     pub grow: bool,
     /// Runs of packs that are fetched at the same time.
     pub connections: usize,
-    /// CPUs to keep busy: that many threads and four more compare, as many decompress and write,
-    /// and as many read back; 0 takes those that there are, 8 at most, because each holds a MiB.
+    /// CPUs to keep busy: that many threads and a few more compare, decompress and write, and
+    /// read back; 0 takes those that there are, 8 at most, because each holds a MiB.
     pub threads: usize,
     /// Told about every MiB; called from several threads, and should be quick.
     pub progress: &'a (dyn Fn(Progress) + Sync),
