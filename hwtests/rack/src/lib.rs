@@ -21,6 +21,7 @@ pub mod bmc;
 pub mod cable;
 pub mod child;
 pub mod console;
+mod efi;
 pub mod enter;
 pub mod fallen;
 pub mod guest;

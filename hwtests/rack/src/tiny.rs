@@ -14,9 +14,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{Size, tool};
+use crate::{Size, efi, tool};
 
-/// What it prints when a BIOS starts it, before its name.
+/// What it prints when firmware starts it, before its name.
 pub const BOOTS: &str = "tiny disk boots:";
 /// Number of the partition that takes the identity.
 pub const SEED: u32 = 2;
@@ -24,6 +24,9 @@ pub const SEED: u32 = 2;
 pub const DATA: u64 = 1 << 20;
 
 const MIB: u64 = 1 << 20;
+
+/// The EFI system partition, before the first one: its first and last sector.
+const ESP: [u64; 2] = [64, DATA / 512 - 1];
 
 /// Prints the text behind it on the first serial port, then waits for ever (8086, at 0x7c00):
 /// `xor ax,ax; mov ds,ax; cld; mov si,text; next: lodsb; test al,al; jz hang; mov ah,al;
@@ -66,6 +69,32 @@ impl Tiny {
         }
         writer.flush().context("filling a disk")?;
         Ok(Tiny { name: name.to_owned(), path, data: data.0, size })
+    }
+
+    /// Has UEFI start it, too.
+    pub fn for_uefi(self) -> Result<Self> {
+        let said = format!("{BOOTS} {}", self.name);
+        let program = efi::saying(&said).with_context(|| format!("`{said}` is too long"))?;
+        let source = self.path.with_extension("efi");
+        std::fs::write(&source, program).context("writing a program for UEFI")?;
+        let [first, last] = ESP;
+        let of_disk = format!("{}@@{}", self.path.display(), first * 512);
+        let kib = ((last + 1 - first) / 2).to_string();
+        let mut sgdisk = Command::new(tool::program("sgdisk", "gdisk")?);
+        sgdisk.args(["-a", "1"]).arg(format!("-n4:{first}:{last}"));
+        sgdisk.args(["-t4:ef00", "-u4:b111e700-0000-4000-8000-000000000004"]).arg(&self.path);
+        let mut mkfs = Command::new(tool::program("mkfs.fat", "dosfstools")?);
+        mkfs.args(["-i", "b111e700", "--offset", &first.to_string()]).arg(&self.path).arg(kib);
+        let mut mmd = Command::new(tool::program("mmd", "mtools")?);
+        mmd.args(["-i", &of_disk, "::EFI", "::EFI/BOOT"]);
+        let mut mcopy = Command::new(tool::program("mcopy", "mtools")?);
+        mcopy.args(["-i", &of_disk]).arg(source).arg("::EFI/BOOT/BOOTX64.EFI");
+        for mut command in [sgdisk, mkfs, mmd, mcopy] {
+            let output = command.output().with_context(|| format!("running {command:?}"))?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "{command:?}: {said}");
+        }
+        Ok(self)
     }
 
     /// What it prints behind [`BOOTS`].

@@ -22,6 +22,11 @@ use rack::{
     tiny::{self, BOOTS, DATA, Numbers, SEED},
 };
 
+/// Whether UEFI is asked too after a cut: it takes longer than a BIOS.
+fn is_for_uefi(round: u64) -> bool {
+    round < 3 || round % 10 == 5
+}
+
 /// In `make test`; `make torture` plays the long ones.
 const SAMPLE: u64 = 8;
 const LONG: u64 = 125;
@@ -41,8 +46,8 @@ const MIB: usize = 1 << 20;
 
 /// Onto the disk of somebody else's system.
 fn full(stage: &Stage, name: &str, cuts: u64) -> Result<()> {
-    let foreign = Tiny::make(stage.folder(), &format!("{name}-foreign"), LEN)?;
-    let new = stage.tiny(&format!("{name}-new"), LEN)?;
+    let foreign = Tiny::make(stage.folder(), &format!("{name}-foreign"), LEN)?.for_uefi()?;
+    let new = tiny(stage, &format!("{name}-new"), |_| Ok(()))?;
     let node = machine(stage, name, &new)?;
     fs::copy(&foreign.path, node.disk(0)?).context("copying a disk")?;
     Cut::record(stage, node, foreign, None, new)?.play(stage, cuts)
@@ -50,14 +55,14 @@ fn full(stage: &Stage, name: &str, cuts: u64) -> Result<()> {
 
 /// Onto the disk of the version before: a third is kept, a quarter stands elsewhere.
 fn delta(stage: &Stage, name: &str, cuts: u64) -> Result<()> {
-    let old = stage.tiny(&format!("{name}-old"), LEN)?;
-    let new = Tiny::make(stage.folder(), &format!("{name}-new"), LEN)?;
-    let file = File::options().write(true).open(&new.path).context("opening a disk")?;
-    for (to, from, mib) in [(0, 0, 8), (8, 14, 6)] {
-        let bytes = old.read(DATA + (from * MIB) as u64, mib * MIB)?;
-        file.write_all_at(&bytes, DATA + (to * MIB) as u64).context("changing a disk")?;
-    }
-    stage.artefacts().import(stage.store(), &format!("{name}-new"), Some(SEED), &new.path)?;
+    let old = tiny(stage, &format!("{name}-old"), |_| Ok(()))?;
+    let new = tiny(stage, &format!("{name}-new"), |file| {
+        for (to, from, mib) in [(0, 0, 8), (8, 14, 6)] {
+            let bytes = old.read(DATA + (from * MIB) as u64, mib * MIB)?;
+            file.write_all_at(&bytes, DATA + (to * MIB) as u64).context("changing a disk")?;
+        }
+        Ok(())
+    })?;
     let node = machine(stage, name, &new)?;
     stage.done(&stage.deploy(&node, old.name())?, PATIENCE)?;
     node.console().wait_for(&says(&old), PATIENCE)?;
@@ -67,11 +72,23 @@ fn delta(stage: &Stage, name: &str, cuts: u64) -> Result<()> {
     Cut::record(stage, node, old, Some(previous), new)?.play(stage, cuts)
 }
 
+/// A disk that starts by both firmwares, changed, and imported.
+fn tiny(stage: &Stage, name: &str, change: impl FnOnce(&File) -> Result<()>) -> Result<Tiny> {
+    let tiny = Tiny::make(stage.folder(), name, LEN)?.for_uefi()?;
+    change(&File::options().write(true).open(&tiny.path).context("opening a disk")?)?;
+    stage.artefacts().import(stage.store(), name, Some(SEED), &tiny.path)?;
+    Ok(tiny)
+}
+
 fn machine(stage: &Stage, name: &str, tiny: &Tiny) -> Result<Arc<Node>> {
-    let disk = DiskSpec::new(Size(tiny.size), Bus::Virtio);
-    let node = stage.enrolled(NodeSpec::new(name, Firmware::Bios).with_disks(vec![disk]))?;
+    let node = stage.enrolled(spec(name, Firmware::Bios, tiny))?;
     node.boot_first(BootFirst::Net);
     Ok(node)
+}
+
+fn spec(name: &str, firmware: Firmware, tiny: &Tiny) -> NodeSpec {
+    let disk = DiskSpec::new(Size(tiny.size), Bus::Virtio);
+    NodeSpec::new(name, firmware).with_disks(vec![disk])
 }
 
 /// What a disk prints when it starts.
@@ -82,6 +99,8 @@ fn says(tiny: &Tiny) -> String {
 /// A writing that can be cut.
 struct Cut {
     node: Arc<Node>,
+    /// Another machine for the same disks.
+    uefi: Arc<Node>,
     old: Tiny,
     previous: Option<Manifest>,
     new: Tiny,
@@ -101,6 +120,8 @@ impl Cut {
         previous: Option<Manifest>,
         new: Tiny,
     ) -> Result<Self> {
+        let uefi = spec(&format!("{}-uefi", node.name()), Firmware::Uefi, &new);
+        let uefi = stage.rack().add(uefi)?;
         let (disk, path) = (node.disk(0)?, node.folder().join("journal"));
         let before = fs::read(disk).context("reading a disk")?;
         node.journal(Some(&path));
@@ -113,13 +134,13 @@ impl Cut {
         let store = Store::open(stage.store())?;
         let digest = store.resolve(new.name())?;
         let (manifest, index) = (store.manifest(&digest)?, store.index(&digest)?);
-        Ok(Cut { node, old, previous, new, manifest, index, before, after, journal })
+        Ok(Cut { node, uefi, old, previous, new, manifest, index, before, after, journal })
     }
 
     fn play(&self, stage: &Stage, cuts: u64) -> Result<()> {
         let all = self.journal.len();
         let mut numbers = Numbers::of(&self.node.name());
-        let (mut seen, mut spared) = (BTreeMap::new(), 0);
+        let (mut seen, mut spared, mut uefi) = (BTreeMap::new(), 0, 0);
         for round in 0..cuts {
             let at = match round {
                 0 => 0,
@@ -133,9 +154,13 @@ impl Cut {
             let share = numbers.draw() >> 61;
             let disk = self.journal.until(&self.before, at, || numbers.draw() >> 61 < share);
             let cut = || format!("cut {round}, before effect {at} of {all}");
-            fs::write(self.node.disk(0)?, &disk).context("writing a disk")?;
-            let boots = self.firmware(&disk).with_context(cut)?;
+            let boots = self.firmware(&self.node, &disk).with_context(cut)?;
             *seen.entry(boots).or_insert(0) += 1;
+            if is_for_uefi(round) {
+                let by_uefi = self.firmware(&self.uefi, &disk).with_context(cut)?;
+                ensure!(by_uefi == boots, "{}: UEFI starts {by_uefi:?}, BIOS {boots:?}", cut());
+                uefi += 1;
+            }
             let kept = self.resume(&Store::open(stage.store())?, &disk, round).with_context(cut)?;
             spared += if boots == Boots::Nothing { kept } else { 0 };
         }
@@ -143,17 +168,22 @@ impl Cut {
         ensure!(kinds == [Boots::Old, Boots::New, Boots::Nothing], "of {cuts} cuts: {seen:?}");
         ensure!(spared > LEN.0, "{spared} bytes were in place after {cuts} cuts");
         let name = self.node.name();
-        println!("{name}: {cuts} cuts of {all} effects, after which started: {seen:?}");
+        println!(
+            "{name}: {cuts} cuts of {all} effects, after which started: {seen:?}; {uefi} by UEFI too"
+        );
         self.resume_there(stage)
     }
 
-    /// Which system the firmware starts: a whole one, or none.
-    fn firmware(&self, disk: &[u8]) -> Result<Boots> {
-        let (node, path) = (&self.node, self.node.disk(0)?);
+    /// Which system a machine's firmware starts: a whole one, or none.
+    fn firmware(&self, node: &Node, disk: &[u8]) -> Result<Boots> {
+        let path = node.disk(0)?;
+        fs::write(path, disk).context("writing a disk")?;
         node.boot_first(BootFirst::Disk);
         node.power_on()?;
         let (old, new) = (says(&self.old), says(&self.new));
-        let wanted = [old.as_str(), new.as_str(), "not a bootable disk"];
+        // SeaBIOS, and OVMF.
+        let none = ["not a bootable disk", "BdsDxe: failed to load"];
+        let wanted = [old.as_str(), new.as_str(), none[0], none[1]];
         let said = node.console().wait_for_any(&wanted, PATIENCE);
         node.cut();
         let same = |whole: &[u8]| disk == whole;
@@ -168,7 +198,6 @@ impl Cut {
                 Boots::New
             }
             _ => {
-                // Without the protective MBR UEFI sees no table either.
                 ensure!(disk[510..512] != [0x55, 0xaa], "there is a boot sector");
                 Boots::Nothing
             }
