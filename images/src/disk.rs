@@ -21,7 +21,12 @@ use std::{
     },
 };
 
-use crate::{buffer::ALIGNMENT, disk_error::refusal, ioctl, sector::first_failing};
+use crate::{
+    buffer::{ALIGNMENT, Buffer},
+    disk_error::refusal,
+    ioctl,
+    sector::first_failing,
+};
 pub use crate::{disk_error::DiskError, region::Region};
 
 /// A change that is about to happen to a disk.
@@ -187,12 +192,15 @@ impl Disk {
             .and_then(|()| self.check_inside(offset, bytes.len() as u64))
             .map_err(|source| self.failed("writing", offset, bytes.len() as u64, source))?;
         self.write(bytes, offset).map_err(|source| {
-            let (first, len) =
-                // In parts that go past the page cache, which would take anything.
-                first_failing(offset, bytes.len() as u64, ALIGNMENT as u64, |part, len| {
-                    let at = (part - offset) as usize;
-                    self.write(&bytes[at..at + len as usize], part)
-                });
+            // In parts that go past the page cache, which would take anything.
+            let grain = self.sector_size.map_or(ALIGNMENT as u64, u64::from);
+            let mut room = Buffer::new(grain as usize);
+            let (first, len) = first_failing(offset, bytes.len() as u64, grain, |part, len| {
+                let at = (part - offset) as usize;
+                let room = room.show(len as usize);
+                room.copy_from_slice(&bytes[at..at + len as usize]);
+                self.write(room, part)
+            });
             self.failed("writing", first, len, source)
         })
     }
@@ -375,7 +383,6 @@ fn punch(file: &File, offset: u64, len: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::Buffer;
 
     fn scratch(size: u64) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();

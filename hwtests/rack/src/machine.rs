@@ -205,9 +205,15 @@ fn disks(line: &mut Line, spec: &NodeSpec, parts: &Parts) {
     for (number, (disk, path)) in spec.disks.iter().zip(parts.disks).enumerate() {
         // The host's page cache stands for the disk: it outlives a killed QEMU.
         let file = escape(path);
-        let medium = match &disk.journal {
-            None => format!("format=raw,file={file}"),
-            Some(journal) => format!(
+        let medium = match (&disk.journal, disk.unwritable) {
+            (None, None) => format!("format=raw,file={file}"),
+            // EIO, for whatever is written over the sector.
+            (None, Some(sector)) => format!(
+                "driver=blkdebug,image.driver=raw,image.file.driver=file,image.file.filename={file},\
+                 inject-error.0.event=none,inject-error.0.iotype=write,inject-error.0.errno=5,\
+                 inject-error.0.sector={sector}"
+            ),
+            (Some(journal), _) => format!(
                 "driver=blklogwrites,file.driver=raw,file.file.driver=file,file.file.filename={file},\
                  log.driver=file,log.filename={},log-sector-size={}",
                 escape(journal),

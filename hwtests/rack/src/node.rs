@@ -240,6 +240,13 @@ impl Node {
         }
     }
 
+    /// Which sector of its first disk cannot be written, from the next power-on.
+    pub fn unwritable(&self, sector: Option<u64>) {
+        if let Some(disk) = self.state().spec.disks.first_mut() {
+            disk.unwritable = sector;
+        }
+    }
+
     /// Whether its firmware switches an IOMMU on, from the next power-on.
     pub fn iommu(&self, on: bool) {
         self.state().spec.iommu = on;

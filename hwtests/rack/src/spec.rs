@@ -242,6 +242,8 @@ pub struct DiskSpec {
     pub rate: Option<Size>,
     /// Where each power cycle's [`Journal`](crate::Journal) of it is kept.
     pub journal: Option<PathBuf>,
+    /// A sector of 512 bytes that is read and cannot be written.
+    pub unwritable: Option<u64>,
 }
 
 impl Default for DiskSpec {
@@ -253,6 +255,7 @@ impl Default for DiskSpec {
             serial: None,
             rate: None,
             journal: None,
+            unwritable: None,
         }
     }
 }

@@ -14,7 +14,7 @@ use protocol::Step;
 use rack::{
     BootFirst, Bus, DiskSpec, Firmware, NodeSpec, Size,
     stage::{self, PATIENCE, Program, Stage, Story, is_at},
-    tiny::{self, BOOTS},
+    tiny::{self, BOOTS, DATA},
 };
 use serde_json::json;
 
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Story { name: "server_killed_in_mid_deployment", play: server_killed },
         Story { name: "connection_lost_for_30_seconds", play: connection_lost },
         Story { name: "chunk_corrupted_in_the_store", play: chunk_corrupted },
+        Story { name: "sector_that_takes_no_writes", play: unwritable_sector },
         Story { name: "manifest_with_a_foreign_signature", play: foreign_signature },
         Story { name: "image_larger_than_the_disk", play: image_too_large },
         Story { name: "two_disks_that_fit", play: two_disks },
@@ -149,6 +150,27 @@ fn packs(store: &Path) -> Result<Vec<PathBuf>> {
 
 fn names_a_digest(text: &str) -> bool {
     text.split(|letter: char| !letter.is_ascii_hexdigit()).any(|word| word.len() == 64)
+}
+
+/// Named, on a node that is marked; and with a sound disk the next deployment ends it.
+fn unwritable_sector(stage: &Stage) -> Result<()> {
+    let tiny = stage.tiny("worn", Size::mib(12))?;
+    let node = stage.enrolled_for("worn", &tiny, None)?;
+    let sector = (DATA + (7 << 20)) / 512 + 5;
+    node.unwritable(Some(sector));
+    let reason = stage.refused(&stage.deploy(&node, "worn")?, PATIENCE)?;
+    let named = format!("writing 512 bytes at offset {} (sector {sector})", sector * 512);
+    ensure!(reason.contains(&named), "{reason}");
+    let marked = stage.api().node("worn")?;
+    ensure!(marked.state == "failed" && marked.reason.is_some(), "it is {}", marked.state);
+    tiny::does_not_boot(node.disk(0)?)?;
+    node.cut();
+    node.unwritable(None);
+    node.boot_first(BootFirst::Net);
+    stage.done(&stage.deploy(&node, "worn")?, PATIENCE)?;
+    tiny.is_on(node.disk(0)?)?;
+    node.console().wait_for(&format!("{BOOTS} worn"), PATIENCE)?;
+    Ok(())
 }
 
 /// The same disk imported by somebody else has the same manifest, and another signature.
