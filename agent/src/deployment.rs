@@ -1,13 +1,14 @@
 //! One writing of an image, from the job to the restart: disk, plan, write, verify, seed,
 //! table, report.
 
-use std::{io::Write as _, path::Path, time::Duration};
+use std::{io::Write as _, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use images::{
-    Disk, Manifest,
+    Disk,
     disk::Region,
     manifest::Partition,
+    previous::Previous,
     write::{self, Options, Phase, WriteError},
 };
 use protocol::{Deploy, Identity, Outcome, Report, Restart, Step, Written, path};
@@ -21,6 +22,7 @@ use crate::{
     identity::Checked,
     image::{self, Image, TRUSTED},
     kexec,
+    listings::Listings,
     packs::Packs,
     patience::Patience,
     progress::Teller,
@@ -79,9 +81,7 @@ fn deploy(
     }
     let files = seed_files(&image, &job.identity)?;
     let previous = previous(server, job);
-    let previous =
-        previous.as_ref().or_else(|| (job.previous? == job.manifest).then_some(&image.manifest));
-    let done = write_image(server, &image, previous, &chosen, job.grow, files, teller)?;
+    let done = write_image(server, &image, previous.as_ref(), &chosen, job.grow, files, teller)?;
     let ending = prepare_restart(job, &chosen.name, &image, teller);
     let plan = done.plan;
     let written = Written {
@@ -110,7 +110,7 @@ fn choose_disk(devices: &mut Devices, job: &Deploy) -> Result<protocol::Disk, Fa
 
 /// What goes to the seed partition; nothing where the image has none.
 fn seed_files(image: &Image, identity: &Identity) -> Result<Option<Vec<SeedFile>>, Fault> {
-    if image.manifest.header.seed.is_none() {
+    if image.image.header().seed.is_none() {
         console::say("the image has no seed partition: it keeps its own identity");
         return Ok(None);
     }
@@ -118,11 +118,10 @@ fn seed_files(image: &Image, identity: &Identity) -> Result<Option<Vec<SeedFile>
     Ok(Some(seed::render(&checked)))
 }
 
-/// What another image, written before, had where. The image may be gone by now: it is only a hint.
-fn previous(server: &Server, job: &Deploy) -> Option<Manifest> {
-    let name = job.previous.filter(|name| *name != job.manifest)?;
-    let manifest = image::previous(server, &name);
-    manifest
+/// What the image that was written before had where. It may be gone by now: it is only a hint.
+fn previous(server: &Server, job: &Deploy) -> Option<Previous<'static>> {
+    let previous = image::previous(Arc::new(Listings::of(server, job.previous?)));
+    previous
         .inspect_err(|fault| console::say(format_args!("without a hint: {:#}", fault.reason)))
         .ok()
 }
@@ -130,7 +129,7 @@ fn previous(server: &Server, job: &Deploy) -> Option<Manifest> {
 fn write_image(
     server: &Server,
     image: &Image,
-    previous: Option<&Manifest>,
+    previous: Option<&Previous<'_>>,
     chosen: &protocol::Disk,
     grow: bool,
     files: Option<Vec<SeedFile>>,
@@ -152,7 +151,7 @@ fn write_image(
         previous,
         ..Options::default()
     };
-    let written = write::write(&image.manifest, &image.index, &disk, &packs, &options);
+    let written = write::write(&image.image, &disk, &packs, &options);
     match written {
         Ok(mut written) => {
             // What really travelled: chunks that were asked for again count again.
@@ -190,7 +189,7 @@ pub(crate) fn threads() -> usize {
 /// somebody to say it.
 fn prepare_restart(job: &Deploy, disk: &str, image: &Image, teller: &Teller) -> Ending {
     let by_firmware = "through the firmware";
-    let header = &image.manifest.header;
+    let header = image.image.header();
     // What the seed says, where there is one.
     let xen = header.seed.and(job.identity.xen.as_deref());
     let (ending, way) = match (job.restart, &header.boot) {

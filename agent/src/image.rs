@@ -1,31 +1,34 @@
 //! An image as the node believes it: a manifest whose bytes have the name that the job gave,
 //! signed by a key of the RAM system, and the index that says where its chunks are.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
-use anyhow::{Context, anyhow, bail};
-use images::{Digest, Index, Manifest, Trusted};
+use anyhow::{Context, bail};
+use images::{
+    Digest, Trusted,
+    image::{ImageError, Text},
+    listed::Listed,
+    previous::Previous,
+};
 use protocol::{Step, path};
 
 use crate::{
     console,
     fault::Fault,
+    listings::Listings,
     patience::Patience,
     server::{Server, ServerError},
 };
 
 /// Where the RAM system has the keys it believes.
 pub(crate) const TRUSTED: &str = "/etc/billet/trusted";
-/// The longest manifest or index that is taken, bytes: an image with more than 200 GB of
-/// content would need more.
-const LONGEST: u64 = 128 << 20;
+/// The longest signature that is taken, bytes.
+const SIGNATURE: u64 = 64 << 10;
 const AWAY: Duration = Duration::from_secs(10 * 60);
 
-/// Manifest and index, checked.
-#[derive(Debug)]
+/// An image that is believed.
 pub(crate) struct Image {
-    pub(crate) manifest: Manifest,
-    pub(crate) index: Index,
+    pub(crate) image: images::Image<'static>,
     /// Who signed it; nobody where the job allows that.
     pub(crate) signer: Option<String>,
 }
@@ -39,73 +42,72 @@ impl Image {
         trusted: &Path,
         unsigned: bool,
     ) -> Result<Self, Fault> {
-        let bytes = fetch(server, name, "")?.ok_or_else(|| {
-            Fault::stays(Step::Plan, anyhow!("the server has no manifest {name}"))
-        })?;
-        let got = Digest::of(&bytes);
-        if got != *name {
-            let reason = anyhow!("manifest {name} was asked, what came has the name {got}");
-            return Err(Fault::passes(Step::Plan, reason));
-        }
-        let signature = fetch(server, name, "/minisig")?;
-        let signer = check_signature(&bytes, signature.as_deref(), trusted, unsigned)
+        let signature = signature(server, name)?;
+        let listed = Arc::new(Listings::of(server, *name));
+        Image::open(listed, name, signature.as_deref(), trusted, unsigned)
+    }
+
+    /// Reads the image called `name`, refused as [`Image::fetch`] does.
+    pub(crate) fn open(
+        listed: Arc<dyn Listed>,
+        name: &Digest,
+        signature: Option<&str>,
+        trusted: &Path,
+        unsigned: bool,
+    ) -> Result<Self, Fault> {
+        let (text, signer) = check(listed, name, signature, trusted, unsigned)
             .with_context(|| format!("checking manifest {name}"))
-            .map_err(|reason| Fault::stays(Step::Plan, reason))?;
-        let stays = |reason: anyhow::Error| Fault::stays(Step::Plan, reason);
-        let manifest = Manifest::parse(&bytes).context("parsing the manifest").map_err(stays)?;
-        drop(bytes);
-        let index = fetch_index(server, name, &manifest)?;
-        Ok(Image { manifest, index, signer })
+            .map_err(fault)?;
+        let image = images::Image::open(text).map_err(|error| fault(error.into()))?;
+        Ok(Image { image, signer })
     }
 }
 
-/// Fetches the manifest of an image that was on the disk before. It needs no signature: it only
-/// tells where to look.
-pub(crate) fn previous(server: &Server, name: &Digest) -> Result<Manifest, Fault> {
-    let stays = |reason: anyhow::Error| Fault::stays(Step::Plan, reason);
-    let bytes = fetch(server, name, "")?
-        .ok_or_else(|| stays(anyhow!("the server has no manifest {name}")))?;
-    Manifest::parse(&bytes).context("parsing the previous manifest").map_err(stays)
+/// What is known of an image that was on the disk before. It needs no signature: it only tells
+/// where to look.
+pub(crate) fn previous(listed: Arc<dyn Listed>) -> Result<Previous<'static>, Fault> {
+    Previous::open(listed).context("looking for the previous manifest").map_err(fault)
 }
 
-fn fetch_index(server: &Server, name: &Digest, manifest: &Manifest) -> Result<Index, Fault> {
-    let bytes = fetch(server, name, "/index")?
-        .ok_or_else(|| Fault::stays(Step::Plan, anyhow!("the server has no index of {name}")))?;
-    // It is not signed: a damaged one may have been damaged on the way.
-    let passes = |reason: anyhow::Error| Fault::passes(Step::Plan, reason);
-    let index = Index::parse(&bytes).context("parsing the location index").map_err(passes)?;
-    index.check(manifest).context("checking the location index").map_err(passes)?;
-    Ok(index)
+fn fault(reason: anyhow::Error) -> Fault {
+    let passes = reason.downcast_ref().is_some_and(ImageError::may_pass);
+    if passes { Fault::passes(Step::Plan, reason) } else { Fault::stays(Step::Plan, reason) }
 }
 
-/// The bytes of a manifest or of what belongs to it; `None` where there are none.
-fn fetch(server: &Server, name: &Digest, part: &str) -> Result<Option<Vec<u8>>, Fault> {
-    let path = format!("{}/{name}{part}", path::MANIFESTS);
+/// The signature of a manifest; `None` where there is none.
+fn signature(server: &Server, name: &Digest) -> Result<Option<String>, Fault> {
+    let path = format!("{}/{name}/minisig", path::MANIFESTS);
     let mut patience = Patience::new(&path, AWAY);
-    match Server::insist(&mut patience, || server.get(&path, None)?.bytes(LONGEST)) {
-        Ok(bytes) => Ok(Some(bytes)),
+    match Server::insist(&mut patience, || server.get(&path, None)?.bytes(SIGNATURE)) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(ServerError::Refused { status: 404, .. }) => Ok(None),
         Err(error) if error.may_pass() => Err(Fault::passes(Step::Plan, error)),
         Err(error) => Err(Fault::stays(Step::Plan, error)),
     }
 }
 
-/// Who signed the bytes of a manifest: a key in the folder `trusted`. Nobody did only where
+/// Reads a manifest and says who signed it: a key in the folder `trusted`. Nobody did only where
 /// `unsigned` manifests are allowed, which the operator said to the provisioner.
-pub(crate) fn check_signature(
-    manifest: &[u8],
-    signature: Option<&[u8]>,
+fn check(
+    listed: Arc<dyn Listed>,
+    name: &Digest,
+    signature: Option<&str>,
     trusted: &Path,
     unsigned: bool,
-) -> anyhow::Result<Option<String>> {
+) -> anyhow::Result<(Text<'static>, Option<String>)> {
     let Some(signature) = signature else {
-        if unsigned {
-            console::say("the image is not signed, and the job allows that");
-            return Ok(None);
+        let text = Text::read(listed, name, |_| {})?;
+        if !unsigned {
+            bail!("it has no signature, one by a trusted key is needed");
         }
-        bail!("it has no signature, one by a trusted key is needed");
+        console::say("the image is not signed, and the job allows that");
+        return Ok((text, None));
     };
     let trusted = Trusted::load(trusted).context("loading trusted keys")?;
-    let signer = trusted.verify(manifest, &String::from_utf8_lossy(signature))?;
-    Ok(Some(signer.to_string()))
+    let mut text = None;
+    let signer = trusted.verify_stream(signature, |take| {
+        text = Some(Text::read(listed, name, take)?);
+        anyhow::Ok(())
+    })?;
+    Ok((text.context("reading the manifest")?, Some(signer.to_string())))
 }

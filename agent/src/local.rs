@@ -2,15 +2,17 @@
 //! to a disk or a file, without identity and without a restart.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use images::{
-    Digest, Disk, Manifest, Store,
+    Digest, Disk, Store,
+    listed::Stored,
     pack::Source,
+    previous::Previous,
     write::{self, Options},
 };
 use protocol::Step;
@@ -19,7 +21,8 @@ use crate::{
     console,
     deployment::{fault_of, step_of, threads},
     fault::Fault,
-    image::{self, Image, TRUSTED, check_signature},
+    image::{self, Image, TRUSTED},
+    listings::Listings,
     packs::Packs,
     progress::Teller,
     server::Server,
@@ -69,6 +72,9 @@ pub(crate) struct Write {
     /// Grow the last partition to the disk's end
     #[arg(long)]
     grow: bool,
+    /// CPUs to keep busy, 1 to 8 [default: those that there are, fewer where memory is scarce]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    threads: Option<u8>,
     /// Take an image without a signature
     #[arg(long)]
     unsigned: bool,
@@ -84,9 +90,12 @@ pub(crate) fn write(asked: &Write) -> Result<(), Fault> {
     match &asked.image {
         Origin::Store(folder, name) => {
             let stays = |error: anyhow::Error| Fault::stays(Step::Plan, error);
-            let store = Store::open(folder).map_err(stays)?;
-            let image = from_store(&store, name, asked).map_err(stays)?;
-            write_from(&image, &store, asked, &teller)
+            let (stored, signature) = stored(folder, name).map_err(stays)?;
+            let own = stored.store.root().join("keys");
+            let trusted = asked.trusted.as_deref().unwrap_or(&own);
+            let (listed, name) = (Arc::new(stored.clone()), &stored.manifest);
+            let image = Image::open(listed, name, signature.as_deref(), trusted, asked.unsigned)?;
+            write_from(&image, &stored.store, asked, &teller)
         }
         Origin::Server(base, digest) => {
             let server = Server::at(base).map_err(|error| Fault::stays(Step::Plan, error))?;
@@ -97,29 +106,25 @@ pub(crate) fn write(asked: &Write) -> Result<(), Fault> {
     }
 }
 
-fn from_store(store: &Store, name: &str, asked: &Write) -> Result<Image> {
-    let digest = store.resolve(name)?;
-    let bytes = store.manifest_bytes(&digest)?;
-    let signature = fs::read(store.minisig_path(&digest)).ok();
-    let own = store.root().join("keys");
-    let trusted = asked.trusted.as_deref().unwrap_or(&own);
-    let signer = check_signature(&bytes, signature.as_deref(), trusted, asked.unsigned)
-        .with_context(|| format!("checking manifest {digest}"))?;
-    Ok(Image { manifest: store.manifest(&digest)?, index: store.index(&digest)?, signer })
+/// An image of a store's folder, and its signature.
+fn stored(folder: &Path, name: &str) -> Result<(Stored, Option<String>)> {
+    let store = Store::open(folder)?;
+    let manifest = store.resolve(name)?;
+    let signature = store.minisig(&manifest)?;
+    Ok((Stored { store, manifest }, signature))
 }
 
 /// What was on the disk before, by its manifest alone.
-fn previous(origin: &Origin) -> Result<Manifest, Fault> {
-    let stays = |error: anyhow::Error| Fault::stays(Step::Plan, error);
+fn previous(origin: &Origin) -> Result<Previous<'static>, Fault> {
     match origin {
         Origin::Store(folder, name) => {
-            let store = Store::open(folder).map_err(stays)?;
-            let digest = store.resolve(name).map_err(|error| stays(error.into()))?;
-            store.manifest(&digest).map_err(stays)
+            let stored = stored(folder, name);
+            let (stored, _) = stored.map_err(|error| Fault::stays(Step::Plan, error))?;
+            image::previous(Arc::new(stored))
         }
         Origin::Server(base, digest) => {
             let server = Server::at(base).map_err(|error| Fault::stays(Step::Plan, error))?;
-            image::previous(&server, digest)
+            image::previous(Arc::new(Listings::of(&server, *digest)))
         }
     }
 }
@@ -136,16 +141,15 @@ fn write_from(
     let previous = asked.previous.as_ref().map(previous).transpose()?;
     let options = Options {
         grow: asked.grow,
-        threads: threads(),
+        threads: asked.threads.map_or_else(threads, usize::from),
         progress: &progress,
         previous: previous.as_ref(),
         ..Options::default()
     };
-    let (manifest, index) = (&image.manifest, &image.index);
     let plan = if asked.dry_run {
-        write::plan(manifest, index, &disk, source, &options)
+        write::plan(&image.image, &disk, source, &options)
     } else {
-        write::write(manifest, index, &disk, source, &options).map(|written| written.plan)
+        write::write(&image.image, &disk, source, &options).map(|written| written.plan)
     };
     let plan = plan.map_err(|error| fault_of(error, teller.step().unwrap_or(Step::Write)))?;
     teller.end();

@@ -22,7 +22,9 @@ mod init;
 mod inventory;
 mod ipmi;
 mod kexec;
+mod listings;
 mod local;
+mod memory;
 mod modules;
 mod network;
 mod packs;
@@ -40,6 +42,7 @@ mod uevent;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    memory::give_back();
     if std::process::id() == 1 {
         init::run();
     }

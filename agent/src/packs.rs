@@ -39,6 +39,17 @@ impl Packs {
         Packs { ranges, server, drought: DROUGHT, received: AtomicU64::new(0) }
     }
 
+    /// A range of the file at `path`, which is called `what` where it is waited for.
+    pub(crate) fn stream(
+        &self,
+        path: String,
+        range: Range<u64>,
+        what: &str,
+    ) -> Box<dyn Read + Send + '_> {
+        let patience = Patience::new(what, self.drought);
+        Box::new(Stream { packs: self, path, range, body: None, patience })
+    }
+
     /// Bytes that have travelled so far.
     pub(crate) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
@@ -47,13 +58,7 @@ impl Packs {
 
 impl Source for Packs {
     fn read(&self, pack: &Digest, range: Range<u64>) -> io::Result<Box<dyn Read + Send + '_>> {
-        Ok(Box::new(Stream {
-            packs: self,
-            path: format!("{}/{pack}", path::PACKS),
-            range,
-            body: None,
-            patience: Patience::new("the rest of a pack", self.drought),
-        }))
+        Ok(self.stream(format!("{}/{pack}", path::PACKS), range, "the rest of a pack"))
     }
 }
 

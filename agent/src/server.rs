@@ -202,6 +202,27 @@ impl Answer {
         self.json().map(Some)
     }
 
+    /// The body's first `most` bytes, or all where they are fewer, when those were asked for; and how
+    /// many there are in all.
+    pub(crate) fn beginning(self, most: u64) -> Result<(Vec<u8>, u64), ServerError> {
+        let unwell = |reason: String| ServerError::Unwell { path: self.path.clone(), reason };
+        let said = self.response.headers().get("content-range");
+        let said = said.and_then(|said| said.to_str().ok()?.rsplit_once('/')?.1.parse().ok());
+        let whole = if self.is_partial() { said } else { self.length() };
+        let mut bytes = Vec::new();
+        // One more tells that there is more.
+        let body = self.response.into_body().into_reader().take(most + 1).read_to_end(&mut bytes);
+        body.map_err(|error| unwell(error.to_string()))?;
+        let len = bytes.len() as u64;
+        bytes.truncate(most as usize);
+        match whole {
+            Some(whole) if len.min(most) == whole.min(most) => Ok((bytes, whole)),
+            None if len <= most => Ok((bytes, len)),
+            Some(whole) => Err(unwell(format!("{len} bytes came of the first {most} of {whole}"))),
+            None => Err(unwell("does not say how long it is".to_owned())),
+        }
+    }
+
     /// The whole body, when it has at most `limit` bytes.
     pub(crate) fn bytes(mut self, limit: u64) -> Result<Vec<u8>, ServerError> {
         let body = self.response.body_mut().with_config().limit(limit);

@@ -7,7 +7,8 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use crate::{
-    Disk, Index, Manifest,
+    Disk,
+    image::Image,
     manifest::{BLOCK, Partition},
     pack::Source,
     reader::Reader,
@@ -41,20 +42,19 @@ pub(crate) struct Edges {
 
 impl Edges {
     pub(crate) fn new(
-        manifest: &Manifest,
-        index: &Index,
+        image: &Image<'_>,
         source: &dyn Source,
         disk: &Disk,
         grow: bool,
     ) -> Result<Self, WriteError> {
-        let mut image = Reader::new(manifest, index, source).map_err(WriteError::Memory)?;
-        let table = match Table::read(&mut image, manifest.header.sector_size) {
+        let mut reader = Reader::new(image, source).map_err(WriteError::Memory)?;
+        let table = match Table::read(&mut reader, image.header().sector_size) {
             Ok(table) => table,
-            Err(error) => return Err(image.failure.unwrap_or(WriteError::Table(error))),
+            Err(error) => return Err(reader.failure.unwrap_or(WriteError::Table(error))),
         };
         match table {
-            Some(table) => with_table(&table, image, disk.size(), grow),
-            None => without_table(image, disk.size()),
+            Some(table) => with_table(&table, reader, disk.size(), grow),
+            None => without_table(reader, disk.size()),
         }
     }
 }
@@ -69,7 +69,7 @@ impl Edges {
 /// No table is to be written, but the one of an earlier image must not outlive this one: its
 /// headers are in the second sector and in the last.
 fn without_table(mut image: Reader<'_>, size: u64) -> Result<Edges, WriteError> {
-    let header = &image.manifest.header;
+    let header = image.image.header();
     let (sector, image_size) = (u64::from(header.sector_size), header.disk_size);
     let head_size = BLOCK.max(2 * sector).min(size);
     let tail_offset = size.saturating_sub(sector).max(head_size);
@@ -87,7 +87,7 @@ fn with_table(
     size: u64,
     grow: bool,
 ) -> Result<Edges, WriteError> {
-    let image_size = image.manifest.header.disk_size;
+    let image_size = image.image.header().disk_size;
     let Fitted { head, tail, tail_offset, partitions } = table.fit(size, grow)?;
     for edge in [0..head.len() as u64, tail_offset..image_size.max(tail_offset)] {
         image.range(edge)?;

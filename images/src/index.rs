@@ -7,11 +7,19 @@
 //! pack (its name) and 12 bytes a chunk extent of the manifest, in the manifest's order:
 //! `u32` pack, `u32` offset in it, `u32` length there.
 
-use std::{collections::HashMap, ops::Range};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::{self, BufReader, Read},
+    ops::Range,
+};
 
 use crate::{Digest, Extent, Manifest, manifest::MAX_CHUNK};
 
 const MAGIC: &[u8; 8] = b"billetx1";
+/// Bytes before the packs' names, of a pack's name, and of a chunk's location.
+const HEAD: u64 = 20;
+const NAME: u64 = 32;
+const RECORD: u64 = 12;
 /// The longest frame that zstd makes of a chunk: what does not shrink is stored with 1 part in
 /// 256 added at most, and a header.
 pub const MAX_FRAME: u32 = MAX_CHUNK + MAX_CHUNK / 256 + 64;
@@ -56,6 +64,9 @@ pub enum IndexError {
         /// Chunk extents of the manifest.
         manifest: u64,
     },
+    /// Its bytes do not come.
+    #[error("reading the location index")]
+    Read(#[source] io::Error),
 }
 
 impl Index {
@@ -106,6 +117,46 @@ impl Index {
         if index == manifest { Ok(()) } else { Err(IndexError::Count { index, manifest }) }
     }
 
+    /// The locations of some chunk extents of a manifest that has `all`, out of an index of `len`
+    /// bytes, ranges of which `read` gives. In memory is nothing but these, and the names of
+    /// their packs.
+    pub(crate) fn read_part<R: Read>(
+        read: impl Fn(Range<u64>) -> io::Result<R>,
+        len: u64,
+        all: u64,
+        chunks: Range<u64>,
+    ) -> Result<Self, IndexError> {
+        let head: [u8; HEAD as usize] = bytes(&mut read(0..HEAD.min(len))?)?;
+        let (packs, count) = parse_head(&head)?;
+        if count != all {
+            return Err(IndexError::Count { index: count, manifest: all });
+        }
+        let records = HEAD + u64::from(packs) * NAME;
+        // Both are numbers that a manifest's own count bounds.
+        if u64::from(packs) > count || count.saturating_mul(RECORD).saturating_add(records) != len {
+            return Err(OTHER_LENGTH);
+        }
+        let mut part = Index::default();
+        let mut numbers = BTreeMap::new();
+        let from = records + chunks.start * RECORD;
+        let mut stream = BufReader::new(read(from..from + (chunks.end - chunks.start) * RECORD)?);
+        for _ in chunks {
+            let (pack, offset, len) = parse_record(&bytes(&mut stream)?, packs as usize)?;
+            let next = numbers.len() as u32;
+            part.chunks.push((*numbers.entry(pack).or_insert(next), offset, len));
+        }
+        part.packs = vec![Digest::from_bytes([0; 32]); numbers.len()];
+        let mut stream = BufReader::new(read(HEAD..records)?);
+        let mut at = 0;
+        for (pack, number) in numbers {
+            let skip = u64::from(pack - at) * NAME;
+            io::copy(&mut stream.by_ref().take(skip), &mut io::sink())?;
+            part.packs[number as usize] = Digest::from_bytes(bytes(&mut stream)?);
+            at = pack + 1;
+        }
+        Ok(part)
+    }
+
     /// The wire form.
     pub fn render(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(20 + self.packs.len() * 32 + self.chunks.len() * 12);
@@ -122,20 +173,44 @@ impl Index {
     /// Reads what [`Index::render`] wrote and refuses everything else.
     pub fn parse(bytes: &[u8]) -> Result<Self, IndexError> {
         let short = || IndexError::Malformed("is cut short");
-        let rest = bytes.strip_prefix(MAGIC).ok_or(IndexError::Malformed("has another format"))?;
-        let (packs, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
-        let (chunks, rest) = rest.split_first_chunk::<8>().ok_or_else(short)?;
-        let names = usize::try_from(u32::from_le_bytes(*packs)).ok();
-        let names = names.and_then(|packs| packs.checked_mul(32)).ok_or_else(short)?;
+        let (head, rest) = bytes.split_first_chunk().ok_or_else(short)?;
+        let (packs, chunks) = parse_head(head)?;
+        let names = (packs as usize).checked_mul(NAME as usize).ok_or_else(short)?;
         let (names, records) = rest.split_at_checked(names).ok_or_else(short)?;
         let (names, (records, odd)) = (names.as_chunks::<32>().0, records.as_chunks::<12>());
-        if records.len() as u64 != u64::from_le_bytes(*chunks) || !odd.is_empty() {
-            return Err(IndexError::Malformed("has another length than it says"));
+        if records.len() as u64 != chunks || u64::from(packs) > chunks || !odd.is_empty() {
+            return Err(OTHER_LENGTH);
         }
         let packs: Vec<_> = names.iter().map(|name| Digest::from_bytes(*name)).collect();
         let chunks = records.iter().map(|record| parse_record(record, packs.len()));
         Ok(Index { chunks: chunks.collect::<Result<_, _>>()?, packs })
     }
+}
+
+const OTHER_LENGTH: IndexError = IndexError::Malformed("has another length than it says");
+
+impl From<io::Error> for IndexError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => IndexError::Malformed("is cut short"),
+            _ => IndexError::Read(error),
+        }
+    }
+}
+
+/// The next bytes of a stream.
+fn bytes<const N: usize>(stream: &mut impl Read) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    stream.read_exact(&mut bytes).map(|()| bytes)
+}
+
+/// How many packs and how many chunks an index says that it has.
+fn parse_head(head: &[u8; HEAD as usize]) -> Result<(u32, u64), IndexError> {
+    let another = IndexError::Malformed("has another format");
+    let rest = head.strip_prefix(MAGIC).ok_or(another)?;
+    let (packs, chunks) = rest.split_at(4);
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    Ok((number(packs) as u32, number(chunks)))
 }
 
 fn parse_record(record: &[u8; 12], packs: usize) -> Result<(u32, u32, u32), IndexError> {
@@ -167,6 +242,40 @@ mod tests {
             let parsed = Index::parse(&index.render()).unwrap();
             assert_eq!(parsed, index);
             assert_eq!(parsed.locations().collect::<Vec<_>>(), locations);
+        }
+
+        #[test]
+        fn a_part_is_as_if_all_had_been_read(
+            chunks in vec((0_u8..9, 0_u32..1 << 24, 1_u32..9999), 0..50),
+            cut in (any::<u8>(), any::<u8>()),
+        ) {
+            let locations: Vec<_> = chunks
+                .into_iter()
+                .map(|(pack, offset, len)| Location { pack: Digest::of(&[pack]), offset, len })
+                .collect();
+            let all = locations.len() as u64;
+            let [start, end] = [cut.0, cut.1].map(|at| u64::from(at) % (all + 1));
+            let (start, end) = (start.min(end), start.max(end));
+            let rendered = Index::new(locations.clone()).render();
+            let read = |range: Range<u64>| Ok(&rendered[range.start as usize..range.end as usize]);
+            let part = Index::read_part(read, rendered.len() as u64, all, start..end).unwrap();
+            let expected = &locations[start as usize..end as usize];
+            assert_eq!(part.locations().collect::<Vec<_>>(), expected);
+            assert_eq!(part, Index::new(expected.iter().copied()));
+            let error = Index::read_part(read, rendered.len() as u64, all + 1, 0..0).unwrap_err();
+            assert!(matches!(error, IndexError::Count { .. }), "{error}");
+        }
+
+        #[test]
+        fn a_part_of_any_bytes_is_one_or_an_error(mut bytes in vec(any::<u8>(), 0..200), all in 0_u64..20) {
+            for _ in 0..2 {
+                let read = |range: Range<u64>| {
+                    let [start, end] = [range.start, range.end].map(|at| (at as usize).min(bytes.len()));
+                    Ok(&bytes[start..end])
+                };
+                let _ = Index::read_part(read, bytes.len() as u64, all, 0..all);
+                bytes.splice(0..0, MAGIC.iter().copied());
+            }
         }
 
         #[test]

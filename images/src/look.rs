@@ -15,13 +15,15 @@ use std::{
 };
 
 use crate::{
-    Digest, Extent, Manifest,
+    Digest, Disk, Extent,
     buffer::Buffer,
     checksum::is_zero,
     disk::DiskError,
+    image::Part,
     manifest::MAX_CHUNK,
     moves::{MOVE, Move},
     pipeline::join,
+    previous::Previous,
     scan::{cut, scan},
     sources::Sources,
     window::{Fate, Span, Wanted, is_chunk, spans},
@@ -41,23 +43,23 @@ const MOST_MOVES: usize = 1 << 18;
 
 /// What was found.
 pub(crate) struct Look {
-    /// Of each extent of the manifest.
+    /// Of each extent of the part.
     pub(crate) fates: Vec<Fate>,
     /// In the order of their targets.
     pub(crate) moves: Vec<Move>,
 }
 
 impl Look {
-    /// Looks at the disk as far as it has to be known before anything changes.
+    /// Looks at the disk as far as it has to be known before anything of the part changes.
     pub(crate) fn new(writer: &Writer<'_>) -> Result<Self, WriteError> {
-        let manifest = writer.manifest;
-        let sources = Sources::new(manifest);
-        let mut fates = vec![Fate::Absent; manifest.extents.len()];
+        let part = &*writer.part;
+        let sources = Sources::new(&part.extents);
+        let mut fates = vec![Fate::Absent; part.extents.len()];
         if let Some(previous) = writer.options.previous {
-            expect(manifest, previous, &sources, &mut fates);
+            expect(part, previous, &sources, &mut fates);
         }
         let sample = Sample::take(writer, &sources, &fates)?;
-        let unsure = is_broken_off(writer)? || sample.in_place();
+        let unsure = writer.is_broken_off || sample.in_place();
         if unsure {
             fates.fill(Fate::Look);
         }
@@ -69,21 +71,21 @@ impl Look {
     }
 }
 
-/// Whether a writing may have been broken off here.
-fn is_broken_off(writer: &Writer<'_>) -> Result<bool, DiskError> {
-    let mut first = Buffer::new(writer.manifest.header.sector_size as usize);
-    writer.disk.read_at(&mut first, 0)?;
+/// Whether a writing may have been broken off here, when the disk has sectors of so many bytes.
+pub(crate) fn is_broken_off(disk: &Disk, sector: u32) -> Result<bool, DiskError> {
+    let mut first = Buffer::new(sector as usize);
+    disk.read_at(&mut first, 0)?;
     Ok(is_zero(&first))
 }
 
 /// What a manifest that was deployed before lets expect: in place what it has in the same
 /// place, and elsewhere what it has elsewhere.
-fn expect(manifest: &Manifest, previous: &Manifest, sources: &Sources<'_>, fates: &mut [Fate]) {
-    let mut wanted = manifest.placed().zip(fates).peekable();
-    for (offset, extent) in previous.placed() {
-        let Extent::Chunk { size, name } = extent else { continue };
+fn expect(part: &Part, previous: &Previous<'_>, sources: &Sources<'_>, fates: &mut [Fate]) {
+    let mut wanted = part.placed().zip(fates).peekable();
+    let told = previous.extents(&part.reach(), part.range.end, |offset, extent| {
+        let Extent::Chunk { size, name } = extent else { return };
         if !sources.note(&name, size, offset) {
-            continue;
+            return;
         }
         while wanted.next_if(|((at, _), _)| *at < offset).is_some() {}
         if let Some((placed, fate)) = wanted.peek_mut()
@@ -91,6 +93,10 @@ fn expect(manifest: &Manifest, previous: &Manifest, sources: &Sources<'_>, fates
         {
             **fate = Fate::Look;
         }
+    });
+    if let Err(error) = told {
+        let error: &dyn std::error::Error = &error;
+        tracing::warn!(error, "what was deployed before is not known to its end");
     }
 }
 
@@ -104,7 +110,7 @@ fn settle(
 ) -> Result<Vec<Move>, DiskError> {
     let (inner, mut bytes) = (writer.edges.inner(), Buffer::new(MAX_CHUNK as usize));
     let mut moves: Vec<Move> = Vec::new();
-    for span in spans(writer.manifest, writer.index, &writer.edges) {
+    for span in spans(&writer.part, &writer.edges) {
         let Wanted::Chunk { name, .. } = span.wanted else { continue };
         let fate = &mut fates[span.extent as usize];
         let settled = *fate == Fate::Kept || *fate == Fate::Look && !unsure;
@@ -166,7 +172,7 @@ impl Sample {
     /// something, disks are used.
     fn take(writer: &Writer<'_>, sources: &Sources<'_>, fates: &[Fate]) -> Result<Self, DiskError> {
         let unknown = || {
-            let spans = spans(writer.manifest, writer.index, &writer.edges);
+            let spans = spans(&writer.part, &writer.edges);
             let unknown = |span: &Span| fates.get(span.extent as usize) == Some(&Fate::Absent);
             spans.filter(move |span| matches!(span.wanted, Wanted::Chunk { .. }) && unknown(span))
         };

@@ -7,6 +7,8 @@
 //! one record an extent, in disk order, without gaps: `00 <u64 length>` for
 //! zeros, `01 <u32 length> <32 bytes of BLAKE3>` for a chunk, little endian.
 
+use std::io::{self, Read};
+
 use serde::{Deserialize, Serialize};
 
 use crate::Digest;
@@ -17,6 +19,8 @@ pub const BLOCK: u64 = 4096;
 pub const MAX_CHUNK: u32 = 256 * 1024;
 /// The largest disk an image may describe, bytes.
 pub const MAX_DISK: u64 = 64 << 40;
+/// The header's line is not longer than this many bytes.
+pub(crate) const MAX_HEADER: usize = 1 << 20;
 
 /// A disk as a sequence of extents, and what is worth knowing about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +145,9 @@ pub enum ManifestError {
         /// What is wrong with it.
         fault: &'static str,
     },
+    /// The bytes do not come.
+    #[error("reading the manifest")]
+    Read(#[source] io::Error),
 }
 
 impl Manifest {
@@ -166,23 +173,20 @@ impl Manifest {
 
     /// Reads what [`Manifest::render`] wrote and refuses everything else.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let end = bytes.iter().take(1 << 20).position(|byte| *byte == b'\n').unwrap_or(0);
-        let header: Header =
-            serde_json::from_slice(&bytes[..end]).map_err(ManifestError::Header)?;
-        header.check()?;
-        let extents = parse_records(bytes.get(end + 1..).unwrap_or_default(), header.extents)?;
-        let manifest = Manifest { header, extents };
-        manifest.check_extents()?;
-        Ok(manifest)
+        let (header, start) = Header::parse(bytes)?;
+        let mut records = Records::new(&bytes[start..], &header, Mark::first(start));
+        // The shortest record has 9 bytes: never reserve on the word of a header alone.
+        let room = header.extents.min((bytes.len() - start) as u64 / 9);
+        let mut extents = Vec::with_capacity(room as usize);
+        while let Some(extent) = records.read()? {
+            extents.push(extent);
+        }
+        Ok(Manifest { header, extents })
     }
 
     /// Every extent with the offset of its first byte.
     pub fn placed(&self) -> impl Iterator<Item = (u64, Extent)> + '_ {
-        self.extents.iter().scan(0, |offset, extent| {
-            let start = *offset;
-            *offset += extent.size();
-            Some((start, *extent))
-        })
+        place(0, &self.extents)
     }
 
     /// The chunks, in the disk's order: offset, length, name.
@@ -207,31 +211,15 @@ impl Manifest {
         };
         Manifest { header, extents }
     }
+}
 
-    fn check_extents(&self) -> Result<(), ManifestError> {
-        let size = self.header.disk_size;
-        let mut offset = 0_u64;
-        for (record, extent) in self.extents.iter().enumerate() {
-            let fault = |fault| ManifestError::Record { record: record as u64, fault };
-            if matches!(extent, Extent::Chunk { size, .. } if *size > MAX_CHUNK) {
-                return Err(fault("is a chunk of more than 256 KiB"));
-            }
-            if extent.size() == 0 {
-                return Err(fault("is empty"));
-            }
-            offset = offset.checked_add(extent.size()).ok_or(fault("ends beyond any disk"))?;
-            if offset > size {
-                return Err(fault("ends beyond the disk"));
-            }
-            if !offset.is_multiple_of(BLOCK) && offset != size {
-                return Err(fault("does not end on a block of 4096 bytes"));
-            }
-        }
-        if offset != size {
-            return Err(value(format!("{offset} bytes of extents"), format!("disk_size {size}")));
-        }
-        Ok(())
-    }
+/// Every extent with the offset of its first byte; the first one begins at `start`.
+pub(crate) fn place(start: u64, extents: &[Extent]) -> impl Iterator<Item = (u64, Extent)> + '_ {
+    extents.iter().scan(start, |offset, extent| {
+        let start = *offset;
+        *offset += extent.size();
+        Some((start, *extent))
+    })
 }
 
 fn value(what: impl Into<String>, accepted: impl Into<String>) -> ManifestError {
@@ -239,6 +227,15 @@ fn value(what: impl Into<String>, accepted: impl Into<String>) -> ManifestError 
 }
 
 impl Header {
+    /// The header of a manifest whose first bytes are `bytes`, and how many of them it has.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<(Self, usize), ManifestError> {
+        let end = bytes.iter().take(MAX_HEADER).position(|byte| *byte == b'\n').unwrap_or(0);
+        let header: Header =
+            serde_json::from_slice(&bytes[..end]).map_err(ManifestError::Header)?;
+        header.check()?;
+        Ok((header, end + 1))
+    }
+
     fn check(&self) -> Result<(), ManifestError> {
         if self.version != 1 {
             return Err(value(format!("version {}", self.version), "1"));
@@ -268,33 +265,111 @@ impl Header {
     }
 }
 
-fn parse_records(mut bytes: &[u8], count: u64) -> Result<Vec<Extent>, ManifestError> {
-    // The shortest record has 9 bytes: never reserve on the word of a header alone.
-    let mut extents = Vec::with_capacity(count.min(bytes.len() as u64 / 9) as usize);
-    for record in 0..count {
-        let fault = |fault| ManifestError::Record { record, fault };
-        let short = || fault("is cut short");
-        let (kind, rest) = bytes.split_first().ok_or_else(short)?;
-        let (extent, rest) = match kind {
-            0 => {
-                let (size, rest) = rest.split_first_chunk::<8>().ok_or_else(short)?;
-                (Extent::Zero(u64::from_le_bytes(*size)), rest)
+/// A place between two records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// Bytes of the manifest before it.
+    pub(crate) position: u64,
+    /// Records before it, and the chunks among them.
+    pub(crate) records: u64,
+    pub(crate) chunks: u64,
+    /// Where on the disk the next extent begins.
+    pub(crate) offset: u64,
+}
+
+impl Mark {
+    /// Before the first record, which follows a header of so many bytes.
+    pub(crate) fn first(position: usize) -> Self {
+        Mark { position: position as u64, records: 0, chunks: 0, offset: 0 }
+    }
+}
+
+/// The records of a manifest as they come, each checked.
+pub(crate) struct Records<'a, R> {
+    bytes: R,
+    header: &'a Header,
+    mark: Mark,
+}
+
+impl<'a, R: Read> Records<'a, R> {
+    /// The records from `mark` on, whose bytes are next in `bytes`.
+    pub(crate) fn new(bytes: R, header: &'a Header, mark: Mark) -> Self {
+        Records { bytes, header, mark }
+    }
+
+    /// Where the next record begins.
+    pub(crate) fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// The next extent; `None` behind the last one, when the disk is whole and no byte follows.
+    pub(crate) fn read(&mut self) -> Result<Option<Extent>, ManifestError> {
+        if self.mark.records == self.header.extents {
+            return self.end().map(|()| None);
+        }
+        let extent = match self.bytes()? {
+            [0] => Extent::Zero(u64::from_le_bytes(self.bytes()?)),
+            [1] => {
+                let size = u32::from_le_bytes(self.bytes()?);
+                Extent::Chunk { size, name: Digest::from_bytes(self.bytes()?) }
             }
-            1 => {
-                let (size, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
-                let (name, rest) = rest.split_first_chunk::<32>().ok_or_else(short)?;
-                let name = Digest::from_bytes(*name);
-                (Extent::Chunk { size: u32::from_le_bytes(*size), name }, rest)
-            }
-            _ => return Err(fault("has an unknown kind")),
+            _ => return Err(self.fault("has an unknown kind")),
         };
-        extents.push(extent);
-        bytes = rest;
+        self.check(extent)?;
+        let (len, chunks) = if matches!(extent, Extent::Zero(_)) { (9, 0) } else { (37, 1) };
+        let Mark { position, records, chunks: before, offset } = self.mark;
+        self.mark = Mark {
+            position: position + len,
+            records: records + 1,
+            chunks: before + chunks,
+            offset: offset + extent.size(),
+        };
+        Ok(Some(extent))
     }
-    if !bytes.is_empty() {
-        return Err(ManifestError::Record { record: count, fault: "follows the last one" });
+
+    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], ManifestError> {
+        let mut bytes = [0; N];
+        match self.bytes.read_exact(&mut bytes) {
+            Ok(()) => Ok(bytes),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(self.fault("is cut short"))
+            }
+            Err(error) => Err(ManifestError::Read(error)),
+        }
     }
-    Ok(extents)
+
+    fn check(&self, extent: Extent) -> Result<(), ManifestError> {
+        let disk = self.header.disk_size;
+        if matches!(extent, Extent::Chunk { size, .. } if size > MAX_CHUNK) {
+            return Err(self.fault("is a chunk of more than 256 KiB"));
+        }
+        if extent.size() == 0 {
+            return Err(self.fault("is empty"));
+        }
+        let end = self.mark.offset.checked_add(extent.size());
+        let end = end.ok_or_else(|| self.fault("ends beyond any disk"))?;
+        if end > disk {
+            return Err(self.fault("ends beyond the disk"));
+        }
+        if !end.is_multiple_of(BLOCK) && end != disk {
+            return Err(self.fault("does not end on a block of 4096 bytes"));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), ManifestError> {
+        let (end, size) = (self.mark.offset, self.header.disk_size);
+        match self.bytes.read(&mut [0]) {
+            Ok(0) if end == size => Ok(()),
+            Ok(0) => Err(value(format!("{end} bytes of extents"), format!("disk_size {size}"))),
+            Ok(_) => Err(self.fault("follows the last one")),
+            Err(error) => Err(ManifestError::Read(error)),
+        }
+    }
+
+    fn fault(&self, fault: &'static str) -> ManifestError {
+        ManifestError::Record { record: self.mark.records, fault }
+    }
 }
 
 #[cfg(test)]
@@ -355,9 +430,8 @@ mod tests {
                 "{{\"version\":1,\"disk_size\":4096,\"sector_size\":512,\"extents\":{promised}}}\n"
             );
             let bytes = [header.as_bytes(), &records].concat();
-            let parsed = parse_records(&records, promised);
-            assert!(parsed.is_err() || parsed.is_ok_and(|extents| extents.capacity() <= 12));
-            let _ = Manifest::parse(&bytes);
+            let parsed = Manifest::parse(&bytes);
+            assert!(parsed.is_err() || parsed.is_ok_and(|parsed| parsed.extents.capacity() <= 12));
         }
     }
 

@@ -131,7 +131,7 @@ fn read_batch(
 fn check(pipeline: &Pipeline<'_>, one: &Move, start: usize, bytes: &[u8]) -> Found {
     let (mut found, mut at) = (Found::default(), 0);
     for number in one.numbers() {
-        let extent = pipeline.writer.manifest.extents.get(number as usize);
+        let extent = pipeline.writer.part.extents.get(number as usize);
         let Some(Extent::Chunk { size, name }) = extent else { continue };
         let len = *size as usize;
         if is_chunk(&bytes[at..at + len], name) {

@@ -20,7 +20,7 @@ pub(crate) struct Move {
     pub(crate) target: u64,
     /// At most [`MOVE`].
     pub(crate) len: u32,
-    /// The manifest's first extent of these bytes, and how many they are.
+    /// The part's first extent of these bytes, and how many they are.
     pub(crate) extent: u32,
     pub(crate) extents: u32,
 }

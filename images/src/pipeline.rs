@@ -28,7 +28,7 @@ use crate::{
     plan::{Plan, Planner, Run, Step},
     readback::check_all,
     window::{Fate, Pass, Span, WINDOW, Window, Windows, compare, held, spans, split},
-    write::{Mark, Phase, WriteError, Writer},
+    write::{Mark, WriteError, Writer},
 };
 
 /// Marks that wait for their check at most.
@@ -52,7 +52,6 @@ pub(crate) struct Pipeline<'a> {
     /// Whether the disk is changed, or only looked at.
     change: bool,
     spare: Spare,
-    total: u64,
 }
 
 /// What a pass found out for those after it.
@@ -94,18 +93,18 @@ struct Beside {
 
 impl<'a> Pipeline<'a> {
     pub(crate) fn new(writer: &'a Writer<'a>, change: bool) -> Self {
-        let total = spans(writer.manifest, writer.index, &writer.edges).map(|span| span.len).sum();
         let spare = Spare::new(4 * writer.threads());
-        Pipeline { writer, failure: Failure::default(), change, spare, total }
+        Pipeline { writer, failure: Failure::default(), change, spare }
     }
 
-    /// Makes the disk what it should be, or adds up what that would take.
-    pub(crate) fn run(self, look: Look) -> Result<Plan, WriteError> {
+    /// Makes the part what it should be, or adds up what that would take; `plan` is what was done
+    /// before.
+    pub(crate) fn run(self, look: Look, plan: Plan) -> Result<Plan, WriteError> {
         self.advance(0);
         let Look { mut fates, moves } = look;
         let order = order(moves);
-        let mut planner = Planner::default();
-        planner.plan.copied = order.batches.iter().flatten().map(|one| u64::from(one.len)).sum();
+        let mut planner = Planner::new(plan);
+        planner.plan.copied += lengths(&order);
         let readers = Readers::new(order.batches.iter().flatten());
         set(&mut fates, order.given_up.iter().flat_map(Move::numbers), Fate::AbsentLater);
         self.put_off(&mut fates, &readers);
@@ -124,7 +123,7 @@ impl<'a> Pipeline<'a> {
 
     /// What is absent where others still read has to wait.
     fn put_off(&self, fates: &mut [Fate], readers: &Readers) {
-        for span in spans(self.writer.manifest, self.writer.index, &self.writer.edges) {
+        for span in spans(&self.writer.part, &self.writer.edges) {
             if let Some(fate @ Fate::Absent) = fates.get_mut(span.extent as usize)
                 && readers.overlap(&span.range())
             {
@@ -134,7 +133,7 @@ impl<'a> Pipeline<'a> {
     }
 
     fn lengths(&self, extents: &[u32]) -> u64 {
-        let extent = |number: &u32| self.writer.manifest.extents.get(*number as usize);
+        let extent = |number: &u32| self.writer.part.extents.get(*number as usize);
         extents.iter().filter_map(extent).map(crate::Extent::size).sum()
     }
 
@@ -146,7 +145,7 @@ impl<'a> Pipeline<'a> {
     }
 
     fn advance(&self, by: u64) {
-        self.writer.advance(Phase::Write, by, self.total);
+        self.writer.wrote(by);
     }
 
     fn pass(
@@ -203,8 +202,7 @@ impl<'a> Pipeline<'a> {
         fates: &'scope [Fate],
         rooms: ChunksExactMut<'scope, u8>,
     ) -> Receiver<Window> {
-        let Writer { manifest, index, edges, .. } = self.writer;
-        let spans = spans(manifest, index, edges);
+        let spans = spans(&self.writer.part, &self.writer.edges);
         let spans = spans.filter_map(move |span| pass.take(span, fates)).flat_map(split);
         let windows = std::sync::Arc::new(Mutex::new(Windows::new(spans)));
         let (compared, receiver) = bounded(self.writer.threads());
@@ -341,6 +339,11 @@ impl<'a> Pipeline<'a> {
 
 fn set(fates: &mut [Fate], extents: impl Iterator<Item = u32>, to: Fate) {
     extents.for_each(|extent| fates[extent as usize] = to);
+}
+
+/// Bytes of all moves.
+fn lengths(order: &Order) -> u64 {
+    order.batches.iter().flatten().map(|one| u64::from(one.len)).sum()
 }
 
 /// What a thread came to.

@@ -111,6 +111,11 @@ pub(crate) struct Planner {
 }
 
 impl Planner {
+    /// Adds up to what was done before.
+    pub(crate) fn new(plan: Plan) -> Self {
+        Planner { plan, ..Planner::default() }
+    }
+
     /// The steps that are complete once `window` is known.
     pub(crate) fn push(&mut self, window: &Window) -> Vec<Step> {
         let mut steps = Vec::new();

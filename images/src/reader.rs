@@ -1,5 +1,5 @@
-//! An image as something to read and seek in: chunks are fetched when their bytes are asked for,
-//! and kept. For the few bytes that must be known before a disk is touched.
+//! The edges of an image as something to read and seek in: chunks are fetched when their bytes are
+//! asked for, and kept. For the few bytes that must be known before a disk is touched.
 
 use std::{
     collections::BTreeMap,
@@ -8,17 +8,18 @@ use std::{
 };
 
 use crate::{
-    Digest, Index, Manifest,
+    Digest,
     fetch::fetch_chunk,
+    image::{Image, Placed},
     index::Location,
     pack::{Decoder, Source},
+    table::TableError,
     write::WriteError,
 };
 
 /// A reader's hands.
 pub(crate) struct Reader<'a> {
-    pub(crate) manifest: &'a Manifest,
-    index: &'a Index,
+    pub(crate) image: &'a Image<'a>,
     source: &'a dyn Source,
     decoder: Decoder,
     /// Chunks that were fetched, by their offset on the disk.
@@ -31,28 +32,26 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(
-        manifest: &'a Manifest,
-        index: &'a Index,
-        source: &'a dyn Source,
-    ) -> io::Result<Self> {
+    pub(crate) fn new(image: &'a Image<'a>, source: &'a dyn Source) -> io::Result<Self> {
         let (decoder, chunks) = (Decoder::new()?, BTreeMap::new());
-        Ok(Reader {
-            manifest,
-            index,
-            source,
-            decoder,
-            chunks,
-            received: 0,
-            position: 0,
-            failure: None,
-        })
+        Ok(Reader { image, source, decoder, chunks, received: 0, position: 0, failure: None })
     }
 
     /// The bytes of a range of the disk that the image has.
     pub(crate) fn range(&mut self, range: Range<u64>) -> Result<Vec<u8>, WriteError> {
         let mut bytes = vec![0; range.end.saturating_sub(range.start) as usize];
-        for (offset, size, name, at) in overlapping(self.manifest, self.index, &range) {
+        if !self.image.has_edge(&range) {
+            return Err(TableError::Value {
+                what: format!("that it is at bytes {} to {}", range.start, range.end),
+                accepted: "one in the first or the last MiB of the disk".to_owned(),
+            }
+            .into());
+        }
+        let image = self.image;
+        let overlaps = |chunk: &&Placed| {
+            chunk.offset < range.end && chunk.offset + u64::from(chunk.size) > range.start
+        };
+        for Placed { offset, size, name, at } in image.edges().iter().filter(overlaps).copied() {
             self.fetch(offset, size, &name, at)?;
             let chunk = self.chunks.get(&offset).map_or(&[][..], Vec::as_slice);
             let from = range.start.max(offset);
@@ -85,24 +84,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The chunks that have bytes in a range, with their offset and place.
-fn overlapping<'a>(
-    manifest: &'a Manifest,
-    index: &'a Index,
-    range: &Range<u64>,
-) -> impl Iterator<Item = (u64, u32, Digest, Location)> + use<'a> {
-    let Range { start, end } = range.clone();
-    manifest
-        .chunks()
-        .zip(index.locations())
-        .take_while(move |((offset, ..), _)| *offset < end)
-        .filter(move |((offset, size, _), _)| offset + u64::from(*size) > start)
-        .map(|((offset, size, name), at)| (offset, size, name, at))
-}
-
 impl Read for Reader<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let end = self.manifest.header.disk_size.min(self.position + bytes.len() as u64);
+        let end = self.image.header().disk_size.min(self.position + bytes.len() as u64);
         let found = self.range(self.position..end.max(self.position)).map_err(|error| {
             let short = io::Error::other(error.to_string());
             self.failure = Some(error);
@@ -119,7 +103,7 @@ impl Seek for Reader<'_> {
         let target = match to {
             SeekFrom::Start(offset) => Some(offset),
             SeekFrom::Current(by) => self.position.checked_add_signed(by),
-            SeekFrom::End(by) => self.manifest.header.disk_size.checked_add_signed(by),
+            SeekFrom::End(by) => self.image.header().disk_size.checked_add_signed(by),
         };
         self.position = target.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         Ok(self.position)

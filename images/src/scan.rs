@@ -1,4 +1,4 @@
-//! The whole disk, cut by content as an image is: which wanted chunks are in place, and where
+//! The disk, cut by content as an image is: which wanted chunks are in place, and where
 //! the others stand.
 //!
 //! It is read once, in segments that several threads take. Cuts do not depend on where reading
@@ -21,7 +21,7 @@ use crate::{
     manifest::MAX_CHUNK,
     sources::Sources,
     window::{Fate, Span, Wanted, is_chunk, spans},
-    write::{Phase, WriteError, Writer},
+    write::{WriteError, Writer},
 };
 
 const SEGMENT: u64 = 4 << 20;
@@ -73,14 +73,15 @@ pub(crate) fn scan(
     fates: &mut [Fate],
 ) -> Result<(), WriteError> {
     let all = || {
-        let spans = spans(writer.manifest, writer.index, &writer.edges);
+        let spans = spans(&writer.part, &writer.edges);
         spans.filter(|span| matches!(span.wanted, Wanted::Chunk { .. }))
     };
     let content: u64 = all().map(|span| span.len).sum();
-    let inner = writer.edges.inner();
-    let end = inner.end.min(writer.manifest.header.disk_size);
-    let left = inner.start..end.min(inner.start + content * MOST_READ);
-    let (total, whole) = (left.end - left.start, inner.start..end);
+    let (inner, reach) = (writer.edges.inner(), writer.part.reach());
+    let start = inner.start.max(reach.start);
+    let end = inner.end.min(reach.end).min(writer.image.header().disk_size).max(start);
+    let left = start..end.min(start + content * MOST_READ);
+    let (total, whole) = (left.end - left.start, start..end);
     let segments = Mutex::new(Segments { left, spans: all().peekable() });
     let (failure, kept) = (Failure::default(), Mutex::new(Vec::new()));
     let work = || {
@@ -91,7 +92,7 @@ pub(crate) fn scan(
             let found = look_at(writer, &segment, &whole, sources, &mut bytes);
             let found = failure.note(found).unwrap_or_default();
             kept.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
-            writer.advance(Phase::Plan, segment.range.end - segment.range.start, total);
+            writer.looked(segment.range.end - segment.range.start, total);
         }
     };
     let threads = writer.threads().min(MOST_THREADS);

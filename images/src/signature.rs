@@ -204,21 +204,38 @@ impl Trusted {
 
     /// The trusted key that signed `bytes` with the signature whose text is `minisig`.
     pub fn verify(&self, bytes: &[u8], minisig: &str) -> Result<KeyId, Untrusted> {
+        self.verify_stream(minisig, |take| {
+            take(bytes);
+            Ok(())
+        })
+    }
+
+    /// As [`Trusted::verify`], where `read` takes the bytes as they come, and is not asked at all
+    /// where nobody who is trusted signed.
+    pub fn verify_stream<E: From<Untrusted>>(
+        &self,
+        minisig: &str,
+        read: impl FnOnce(&mut dyn FnMut(&[u8])) -> Result<(), E>,
+    ) -> Result<KeyId, E> {
         let boxed = minisign::SignatureBox::from_string(minisig);
         let signer = KeyId::from_bytes(boxed.map_err(|_| Untrusted::Malformed)?.keynum());
         let signature =
             minisign_verify::Signature::decode(minisig).map_err(|_| Untrusted::Malformed)?;
         if self.revoked.contains(&signer) {
-            return Err(Untrusted::Revoked { signer, trusted: self.ids() });
+            return Err(Untrusted::Revoked { signer, trusted: self.ids() }.into());
         }
         let mut of_signer = self.keys.iter().filter(|(id, _)| *id == signer).peekable();
         if of_signer.peek().is_none() {
-            return Err(Untrusted::UnknownKey { signer, trusted: self.ids() });
+            return Err(Untrusted::UnknownKey { signer, trusted: self.ids() }.into());
         }
-        if of_signer.any(|(_, key)| key.verify(bytes, &signature, false).is_ok()) {
+        // Signatures of the bytes themselves, which minisign made long ago, have no stream.
+        let verifiers = of_signer.filter_map(|(_, key)| key.verify_stream(&signature).ok());
+        let mut verifiers: Vec<_> = verifiers.collect();
+        read(&mut |bytes| verifiers.iter_mut().for_each(|verifier| verifier.update(bytes)))?;
+        if verifiers.iter_mut().any(|verifier| verifier.finalize().is_ok()) {
             return Ok(signer);
         }
-        Err(Untrusted::Mismatch { signer })
+        Err(Untrusted::Mismatch { signer }.into())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where wanted chunks stand on the disk already, whatever is wanted there.
 //!
-//! A table of the manifest's chunks, each name once, open addressing: some 20 bytes a chunk,
+//! A table of a part's chunks, each name once, open addressing: some 20 bytes a chunk,
 //! whatever the disk's size. Many threads may note places at once; the first place on the disk
 //! counts, so that the same disk gives the same plan.
 
@@ -9,14 +9,14 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use crate::{Digest, Extent, Manifest};
+use crate::{Digest, Extent};
 
 const EMPTY: u32 = u32::MAX;
 const NOWHERE: u64 = u64::MAX;
 
 /// Places of chunks.
 pub(crate) struct Sources<'a> {
-    manifest: &'a Manifest,
+    extents: &'a [Extent],
     /// Number of an extent that has the chunk.
     slots: Vec<u32>,
     /// Of the chunk in each slot, the offset of a place where it stands.
@@ -25,12 +25,12 @@ pub(crate) struct Sources<'a> {
 
 impl<'a> Sources<'a> {
     /// Knows what is wanted, and no place yet.
-    pub(crate) fn new(manifest: &'a Manifest) -> Self {
-        let chunks = manifest.extents.iter().filter(|at| matches!(at, Extent::Chunk { .. }));
+    pub(crate) fn new(extents: &'a [Extent]) -> Self {
+        let chunks = extents.iter().filter(|at| matches!(at, Extent::Chunk { .. }));
         let size = (chunks.count() * 3 / 2 + 1).next_power_of_two();
         let places = iter::repeat_with(|| AtomicU64::new(NOWHERE)).take(size).collect();
-        let mut sources = Sources { manifest, slots: vec![EMPTY; size], places };
-        for (number, extent) in manifest.extents.iter().enumerate().take(EMPTY as usize) {
+        let mut sources = Sources { extents, slots: vec![EMPTY; size], places };
+        for (number, extent) in extents.iter().enumerate().take(EMPTY as usize) {
             if let Extent::Chunk { size, name } = extent {
                 let slot = sources.slot(name, *size);
                 if sources.slots[slot] == EMPTY {
@@ -47,7 +47,7 @@ impl<'a> Sources<'a> {
         let mut slot = u64::from_le_bytes(*first) as usize % self.slots.len();
         let chunk = Extent::Chunk { size, name: *name };
         while self.slots[slot] != EMPTY
-            && self.manifest.extents.get(self.slots[slot] as usize) != Some(&chunk)
+            && self.extents.get(self.slots[slot] as usize) != Some(&chunk)
         {
             slot = (slot + 1) % self.slots.len();
         }
@@ -86,8 +86,7 @@ mod tests {
         let mut extents: Vec<_> =
             (0..1000).map(|n| Extent::Chunk { size: 4096, name: name(n % 600) }).collect();
         extents.insert(10, Extent::Zero(8192));
-        let manifest = Manifest::plain(extents);
-        let sources = Sources::new(&manifest);
+        let sources = Sources::new(&extents);
         for n in 0..1200 {
             assert_eq!(sources.note(&name(n), 4096, u64::from(n) << 20), n < 600);
             sources.note(&name(n), 4096, 7 << 40);
@@ -97,7 +96,6 @@ mod tests {
             assert_eq!(sources.place(&name(n), 4096), Some(u64::from(n) << 20));
         }
         assert_eq!(sources.place(&name(700), 4096), None);
-        let empty = Manifest { extents: Vec::new(), ..manifest.clone() };
-        assert!(!Sources::new(&empty).note(&name(1), 4096, 0));
+        assert!(!Sources::new(&[]).note(&name(1), 4096, 0));
     }
 }

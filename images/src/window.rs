@@ -5,7 +5,7 @@
 use std::{iter::Peekable, ops::Range};
 
 use crate::{
-    Digest, Disk, Extent, Index, Manifest, checksum::is_zero, disk::DiskError, edge::Edges,
+    Digest, Disk, Extent, checksum::is_zero, disk::DiskError, edge::Edges, image::Part,
     index::Location,
 };
 
@@ -32,7 +32,7 @@ pub(crate) enum Wanted {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Span {
-    /// Number of the manifest's extent it is of.
+    /// Number of the part's extent it is of.
     pub(crate) extent: u32,
     pub(crate) offset: u64,
     pub(crate) len: u64,
@@ -93,15 +93,12 @@ impl Pass {
     }
 }
 
-/// The spans of a disk between its edges, in order.
-pub(crate) fn spans<'a>(
-    manifest: &'a Manifest,
-    index: &'a Index,
-    edges: &'a Edges,
-) -> impl Iterator<Item = Span> + 'a {
+/// The spans of a part between the disk's edges, in order; those of the last part with what is
+/// behind the image.
+pub(crate) fn spans<'a>(part: &'a Part, edges: &'a Edges) -> impl Iterator<Item = Span> + 'a {
     let inner = edges.inner();
-    let mut locations = index.locations();
-    let image = manifest.placed().zip(0..).filter_map(move |((offset, extent), number)| {
+    let mut locations = part.index.locations();
+    let image = part.placed().zip(0..).filter_map(move |((offset, extent), number)| {
         let wanted = match extent {
             Extent::Zero(_) => Wanted::Zero,
             Extent::Chunk { name, .. } => {
@@ -123,7 +120,7 @@ pub(crate) fn spans<'a>(
     let Range { start, end } = edges.stale.clone();
     let (len, wanted) = (end.saturating_sub(start), Wanted::Zero);
     let stale = Span { extent: u32::MAX, offset: start, len, wanted, in_place: None };
-    image.chain(Some(stale).filter(|span| span.len > 0))
+    image.chain(Some(stale).filter(|span| span.len > 0 && part.is_last))
 }
 
 /// Long runs of zeros in parts: such as fit a window where they are read. Chunks fit anyway.

@@ -11,7 +11,7 @@ use std::{
     fmt, io,
     num::NonZero,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -19,15 +19,16 @@ use std::{
 };
 
 use crate::{
-    Digest, Disk, Index, Manifest,
+    Digest, Disk, Image,
     disk::{DiskError, Region},
     edge::Edges,
-    index::IndexError,
-    look::Look,
+    image::{ImageError, Part},
+    look::{Look, is_broken_off},
     manifest::Partition,
     pack::{BadChunk, Source},
     pipeline::Pipeline,
     plan::Plan,
+    previous::Previous,
     readback::read_back,
     table::TableError,
 };
@@ -88,7 +89,7 @@ pub struct Options<'a> {
     pub seed: Option<&'a Seed<'a>>,
     /// What was deployed to this disk before, where that is known. It tells where to look for
     /// chunks, and is not believed.
-    pub previous: Option<&'a Manifest>,
+    pub previous: Option<&'a Previous<'a>>,
 }
 
 impl Default for Options<'_> {
@@ -136,9 +137,9 @@ pub enum WriteError {
         /// The disk's.
         disk: u32,
     },
-    /// The index is of another manifest.
+    /// A part of the image cannot be read any more.
     #[error(transparent)]
-    Index(#[from] IndexError),
+    Image(#[from] ImageError),
     /// The image's table cannot be read, or not be fitted.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -188,51 +189,56 @@ impl WriteError {
     /// Whether the same may succeed another time: the network or the store may get well, a
     /// disk or an image will not.
     pub fn may_pass(&self) -> bool {
-        matches!(self, WriteError::Source { .. } | WriteError::Corrupt { .. })
+        match self {
+            WriteError::Source { .. } | WriteError::Corrupt { .. } => true,
+            WriteError::Image(error) => error.may_pass(),
+            _ => false,
+        }
     }
 }
 
 /// Writes an image to a disk.
 pub fn write(
-    manifest: &Manifest,
-    index: &Index,
+    image: &Image<'_>,
     disk: &Disk,
     source: &dyn Source,
     options: &Options<'_>,
 ) -> Result<Written, WriteError> {
-    let mut writer = Writer::new(manifest, index, disk, source, options)?;
-    let look = writer.phase(Phase::Plan, Look::new)?;
-    let plan = writer.phase(Phase::Write, |writer| Pipeline::new(writer, true).run(look))?;
+    let mut writer = Writer::new(image, disk, source, options)?;
+    let plan = writer.run(true)?;
     writer.finish(plan)
 }
 
 /// What [`write()`] would do, without a change to the disk.
 pub fn plan(
-    manifest: &Manifest,
-    index: &Index,
+    image: &Image<'_>,
     disk: &Disk,
     source: &dyn Source,
     options: &Options<'_>,
 ) -> Result<Plan, WriteError> {
-    let mut writer = Writer::new(manifest, index, disk, source, options)?;
-    let look = writer.phase(Phase::Plan, Look::new)?;
-    let plan = writer.phase(Phase::Write, |writer| Pipeline::new(writer, false).run(look))?;
+    let mut writer = Writer::new(image, disk, source, options)?;
+    let plan = writer.run(false)?;
     Ok(writer.with_edges(plan))
 }
 
 /// A disk on its way, shared by the threads that work on it.
 pub(crate) struct Writer<'a> {
-    pub(crate) manifest: &'a Manifest,
-    pub(crate) index: &'a Index,
+    pub(crate) image: &'a Image<'a>,
+    /// The part that is under way.
+    pub(crate) part: Arc<Part>,
     pub(crate) disk: &'a Disk,
     pub(crate) source: &'a dyn Source,
     pub(crate) options: &'a Options<'a>,
     pub(crate) edges: Edges,
+    /// Whether a writing may have been broken off here.
+    pub(crate) is_broken_off: bool,
     /// Whether head and tail are zero, which they are before anything else changes.
     unbootable: Mutex<bool>,
     /// What was written and could not be read back yet.
     pub(crate) written: Mutex<Vec<Mark>>,
+    /// Bytes of the phase that are done; of writing, those of all parts.
     done: AtomicU64,
+    wrote: AtomicU64,
     took: Vec<(Phase, Duration)>,
 }
 
@@ -246,39 +252,68 @@ pub(crate) struct Mark {
 
 impl<'a> Writer<'a> {
     fn new(
-        manifest: &'a Manifest,
-        index: &'a Index,
+        image: &'a Image<'a>,
         disk: &'a Disk,
         source: &'a dyn Source,
         options: &'a Options<'a>,
     ) -> Result<Self, WriteError> {
         let started = Instant::now();
         (options.progress)(Progress { phase: Phase::Plan, done: 0, total: 0 });
-        index.check(manifest)?;
-        let (image, size) = (&manifest.header, disk.size());
-        if image.disk_size > size {
-            return Err(WriteError::TooSmall { image: image.disk_size, disk: size });
+        let (header, size) = (image.header(), disk.size());
+        if header.disk_size > size {
+            return Err(WriteError::TooSmall { image: header.disk_size, disk: size });
         }
-        if let Some(sector) = disk.sector_size().filter(|sector| *sector != image.sector_size) {
-            return Err(WriteError::SectorSize { image: image.sector_size, disk: sector });
+        if let Some(sector) = disk.sector_size().filter(|sector| *sector != header.sector_size) {
+            return Err(WriteError::SectorSize { image: header.sector_size, disk: sector });
         }
-        let edges = Edges::new(manifest, index, source, disk, options.grow)?;
+        let edges = Edges::new(image, source, disk, options.grow)?;
         let writer = Writer {
-            manifest,
-            index,
+            image,
+            part: Arc::default(),
             disk,
             source,
             options,
             edges,
+            is_broken_off: is_broken_off(disk, header.sector_size)?,
             unbootable: Mutex::new(false),
             written: Mutex::new(Vec::new()),
             done: AtomicU64::new(0),
+            wrote: AtomicU64::new(0),
             took: vec![(Phase::Plan, started.elapsed())],
         };
         if options.seed.is_some() && writer.seed_partition().is_none() {
             return Err(WriteError::NoSeed);
         }
         Ok(writer)
+    }
+
+    /// Makes one part after the other what it should be, or adds up what that would take.
+    fn run(&mut self, change: bool) -> Result<Plan, WriteError> {
+        let mut plan = Plan::default();
+        for number in 0..self.image.parts() {
+            // The one before has to go first.
+            self.part = Arc::default();
+            self.part = self.image.part(number)?;
+            let look = self.phase(Phase::Plan, Look::new)?;
+            plan =
+                self.phase(Phase::Write, |writer| Pipeline::new(writer, change).run(look, plan))?;
+            if !self.part.is_last {
+                self.phase(Phase::Verify, |writer| writer.read_back(|_, _| {}))?;
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Reads back what could not be before it was flushed.
+    fn read_back(&self, told: impl Fn(u64, u64) + Sync) -> Result<(), WriteError> {
+        let mut marks = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if !marks.is_empty() {
+            self.disk.flush()?;
+        }
+        marks.sort_unstable_by_key(|mark| mark.offset);
+        read_back(self, &marks, told)?;
+        marks.clear();
+        Ok(())
     }
 
     /// CPUs that each kind of work may keep busy.
@@ -298,11 +333,29 @@ impl<'a> Writer<'a> {
         let started = Instant::now();
         self.done.store(0, Ordering::Relaxed);
         let result = step(self)?;
-        match self.took.last_mut() {
-            Some((last, took)) if *last == phase => *took += started.elapsed(),
-            _ => self.took.push((phase, started.elapsed())),
+        match self.took.iter_mut().find(|(known, _)| *known == phase) {
+            Some((_, took)) => *took += started.elapsed(),
+            None => self.took.push((phase, started.elapsed())),
         }
         Ok(result)
+    }
+
+    /// Counts and tells bytes that are as they should be.
+    pub(crate) fn wrote(&self, by: u64) {
+        let done = self.wrote.fetch_add(by, Ordering::Relaxed) + by;
+        let Edges { stale, .. } = &self.edges;
+        let inner = self.edges.inner();
+        let image = inner.end.min(self.image.header().disk_size).saturating_sub(inner.start);
+        let total = image + stale.end.saturating_sub(stale.start);
+        (self.options.progress)(Progress { phase: Phase::Write, done, total });
+    }
+
+    /// Counts and tells bytes that were looked at; beyond the first part, that writing goes on.
+    pub(crate) fn looked(&self, by: u64, total: u64) {
+        match self.part.range.start {
+            0 => self.advance(Phase::Plan, by, total),
+            _ => self.wrote(0),
+        }
     }
 
     /// Counts and tells bytes of a phase.
@@ -332,7 +385,7 @@ impl<'a> Writer<'a> {
 
     /// Bytes of the disk's first sector, as far as they are of the table.
     fn boot_sector(&self) -> usize {
-        (self.manifest.header.sector_size as usize).min(self.edges.head.len())
+        (self.image.header().sector_size as usize).min(self.edges.head.len())
     }
 
     /// Zeroes a stretch; says whether it was not zero.
@@ -354,7 +407,7 @@ impl<'a> Writer<'a> {
     }
 
     fn seed_partition(&self) -> Option<&Partition> {
-        let number = self.manifest.header.seed?;
+        let number = self.image.header().seed?;
         self.edges.partitions.iter().find(|partition| partition.number == number)
     }
 
@@ -364,9 +417,7 @@ impl<'a> Writer<'a> {
             if *writer.unbootable.lock().unwrap_or_else(PoisonError::into_inner) {
                 writer.disk.flush()?;
             }
-            let mut marks = writer.written.lock().unwrap_or_else(PoisonError::into_inner);
-            marks.sort_unstable_by_key(|mark| mark.offset);
-            read_back(writer, &marks)
+            writer.read_back(|by, total| writer.advance(Phase::Verify, by, total))
         })?;
         if let Some(seed) = self.options.seed {
             self.phase(Phase::Seed, |writer| writer.write_seed(seed))?;

@@ -14,7 +14,11 @@ use std::{
 
 use images::{Disk, disk::Effect, write::write};
 use layout::{BLOCK, Bench, FIRST, MIB, SIZE, disk, noise, options, versions};
-use proptest::{collection::vec, prelude::any, proptest};
+use proptest::{
+    collection::vec,
+    prelude::{Just, any},
+    prop_oneof, proptest,
+};
 
 #[test]
 fn files_that_were_laid_out_anew_are_copied_and_not_fetched() {
@@ -32,6 +36,30 @@ fn files_that_were_laid_out_anew_are_copied_and_not_fetched() {
         assert!(planned.copied > 8 * MIB as u64, "{planned}");
         let again = bench.write(&new, &path, previous).plan;
         assert_eq!((again.copied, again.fetched, again.zeroed), (0, 0, 0), "{again}");
+    }
+}
+
+#[test]
+fn what_moved_a_little_is_copied_over_many_parts() {
+    let bench = Bench::new();
+    let files = |gap: usize| {
+        let files: Vec<_> = (0..40).map(|seed| (seed, 90, gap * usize::from(seed == 0))).collect();
+        disk(SIZE, 1, &files)
+    };
+    for gaps in [[0, 5], [5, 0]] {
+        let [old, new] = gaps.map(files);
+        let (old, mut new) = (bench.image("old", old), bench.image("new", new));
+        new.part = 20;
+        for previous in [Some(&old), None] {
+            let path = bench.disk(&old.raw);
+            let planned = bench.plan(&new, &path, previous);
+            assert_eq!(bench.write(&new, &path, previous).plan, planned);
+            // What moves up is lost where it leaves a part, with the rest of its chunk.
+            assert!(planned.fetched < 3 * MIB as u64, "{planned}");
+            assert!(planned.copied > 11 * MIB as u64, "{planned}");
+            let again = bench.write(&new, &path, previous).plan;
+            assert_eq!((again.copied, again.fetched, again.zeroed), (0, 0, 0), "{again}");
+        }
     }
 }
 
@@ -76,7 +104,7 @@ fn what_was_written_and_flushed_is_not_fetched_again() {
         count.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }));
-    write(&new.manifest, &new.index, &disk, &bench.store, &options(Some(&old))).unwrap();
+    write(&new.described(), &disk, &bench.store, &options(Some(&old.previous()))).unwrap();
     for cut in (2..effects.load(Ordering::SeqCst)).step_by(5) {
         // Here nothing is lost: the device writes what it is given at once.
         let path = bench.disk(&old.raw);
@@ -91,8 +119,9 @@ fn what_was_written_and_flushed_is_not_fetched_again() {
             }
             Ok(())
         }));
-        let options = options(Some(&old));
-        write(&new.manifest, &new.index, &disk, &bench.store, &options).unwrap_err();
+        let previous = old.previous();
+        let options = options(Some(&previous));
+        write(&new.described(), &disk, &bench.store, &options).unwrap_err();
         let whole = |at: u64, len: u64| {
             let written = written.lock().unwrap();
             written.iter().any(|range| range.start <= at && at + len <= range.end)
@@ -118,11 +147,13 @@ proptest! {
         old in vec((0_u64..12, 1_usize..60, 0_usize..3), 1..16),
         new in vec((0_u64..12, 1_usize..60, 0_usize..3), 1..16),
         known in any::<bool>(),
+        part in prop_oneof![Just(usize::MAX), 1_usize..40],
     ) {
         // A file is the same wherever its seed is the same, up to its length.
         let bench = Bench::new();
         let image = |name, files: &[_]| bench.image(name, disk(5 * MIB, 1, files));
-        let (old, new) = (image("old", &old), image("new", &new));
+        let (old, mut new) = (image("old", &old), image("new", &new));
+        new.part = part;
         let path = bench.disk(&old.raw);
         let previous = known.then_some(&old);
         let planned = bench.plan(&new, &path, previous);

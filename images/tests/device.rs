@@ -5,9 +5,10 @@
 use std::{fs, path::Path, process::Command};
 
 use images::{
-    Disk, Store,
+    Digest, Disk, Image, Store,
     disk::DiskError,
     import::{Options as Import, import},
+    listed::Stored,
     write::{Options, WriteError, write},
 };
 
@@ -60,6 +61,10 @@ fn image(folder: &Path, sector: &str) -> (Vec<u8>, std::path::PathBuf) {
     (fs::read(&path).unwrap(), path)
 }
 
+fn stored(store: &Store, manifest: &Digest) -> Image<'static> {
+    Image::stored(Stored { store: store.clone(), manifest: *manifest }).unwrap()
+}
+
 #[test]
 #[ignore = "needs root and loop devices"]
 fn a_dirty_device_becomes_the_image_with_either_sector_size() {
@@ -71,24 +76,21 @@ fn a_dirty_device_becomes_the_image_with_either_sector_size() {
         let source = Loop::new(&path, sector);
         let from_device = import(&store, Path::new(&source.0), &Import::new("device")).unwrap();
         assert_eq!(from_file.manifest, from_device.manifest);
-        let (manifest, index) = (
-            store.manifest(&from_file.manifest).unwrap(),
-            store.index(&from_file.manifest).unwrap(),
-        );
+        let image = stored(&store, &from_file.manifest);
 
         let target = folder.path().join("target.raw");
         file(&target, SIZE, 0x5a);
         let device = Loop::new(&target, sector);
         let disk = Disk::open(&device.0).unwrap();
         assert_eq!((disk.size(), disk.sector_size()), (SIZE, Some(sector.parse().unwrap())));
-        let written = write(&manifest, &index, &disk, &store, &Options::default()).unwrap();
+        let written = write(&image, &disk, &store, &Options::default()).unwrap();
         assert!(written.plan.zeroed > 9 << 20, "{}", written.plan);
         drop((disk, device));
         assert!(fs::read(&target).unwrap() == raw);
 
         let other = Loop::new(&target, if sector == "512" { "4096" } else { "512" });
         let disk = Disk::open(&other.0).unwrap();
-        let error = write(&manifest, &index, &disk, &store, &Options::default()).unwrap_err();
+        let error = write(&image, &disk, &store, &Options::default()).unwrap_err();
         assert!(matches!(error, WriteError::SectorSize { .. }), "{error}");
     }
 }
@@ -109,7 +111,7 @@ fn on_a_larger_device_the_table_moves_and_grows_with_either_sector_size() {
         let store = Store::create(folder.path().join("store")).unwrap();
         let source = Loop::new(&path, sector);
         let digest = import(&store, Path::new(&source.0), &Import::new("device")).unwrap().manifest;
-        let (manifest, index) = (store.manifest(&digest).unwrap(), store.index(&digest).unwrap());
+        let image = stored(&store, &digest);
 
         let target = folder.path().join("target.raw");
         file(&target, size, 0x5a);
@@ -117,7 +119,7 @@ fn on_a_larger_device_the_table_moves_and_grows_with_either_sector_size() {
         for grow in [false, true] {
             let disk = Disk::open(&device.0).unwrap();
             let options = Options { grow, ..Options::default() };
-            let written = write(&manifest, &index, &disk, &store, &options).unwrap();
+            let written = write(&image, &disk, &store, &options).unwrap();
             drop(disk);
             // Grown to a whole MiB, with the backup table behind it.
             let bytes: u64 = sector.parse().unwrap();

@@ -76,8 +76,9 @@ fn write_until(
     let watch = volatile.clone();
     let disk = Disk::open(&path).unwrap();
     let disk = disk.watched(Arc::new(move |effect| watch.lock().unwrap().see(effect)));
-    let options = options(previous);
-    let written = write(&image.manifest, &image.index, &disk, &bench.store, &options);
+    let previous = previous.map(Image::previous);
+    let options = options(previous.as_ref());
+    let written = write(&image.described(), &disk, &bench.store, &options);
     written.is_err().then(|| volatile.lock().unwrap().cut())
 }
 
@@ -120,7 +121,8 @@ fn resume(bench: &Bench, image: &Image, disk: &[u8], previous: Option<&Image>) -
     let (kept, bytes) = in_place(image, disk);
     let (path, source) = (bench.disk(disk), Counted(bench, Mutex::default()));
     let target = Disk::open(&path).unwrap();
-    write(&image.manifest, &image.index, &target, &source, &options(previous)).unwrap();
+    let previous = previous.map(Image::previous);
+    write(&image.described(), &target, &source, &options(previous.as_ref())).unwrap();
     layout::assert_same(&fs::read(&path).unwrap(), &image.raw);
     for (pack, range) in source.1.into_inner().unwrap() {
         let again = kept.iter().find(|at| {
@@ -147,7 +149,8 @@ fn effects(bench: &Bench, image: &Image, before: &[u8], previous: Option<&Image>
         *seen.lock().unwrap() += 1;
         Ok(())
     }));
-    write(&image.manifest, &image.index, &disk, &bench.store, &options(previous)).unwrap();
+    let previous = previous.map(Image::previous);
+    write(&image.described(), &disk, &bench.store, &options(previous.as_ref())).unwrap();
     *count.lock().unwrap()
 }
 
@@ -158,11 +161,13 @@ fn effects(bench: &Bench, image: &Image, before: &[u8], previous: Option<&Image>
 fn cut(before: &[u8], previous: bool, cuts: u64) {
     let bench = Bench::new();
     let (old, new) = versions();
-    let (old, new) = (bench.image("old", old), bench.image("new", new));
+    let (old, mut new) = (bench.image("old", old), bench.image("new", new));
     let old = previous.then_some(&old);
     let all = effects(&bench, &new, before, old);
     let (mut state, mut booted_old, mut unbootable, mut kept) = (cuts ^ all, 0, 0, 0);
     for round in 0..cuts {
+        // In one part and in a dozen of them.
+        new.part = if round % 4 < 2 { usize::MAX } else { 23 };
         // Early and late ones first: the rest is in the middle.
         let at = match round {
             0..4 => round,

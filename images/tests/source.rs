@@ -74,7 +74,7 @@ fn write_from(
     source: &dyn Source,
 ) -> Result<(), WriteError> {
     let disk = Disk::open(path).unwrap();
-    write(&image.manifest, &image.index, &disk, source, &Options::default()).map(drop)
+    write(&image.described(), &disk, source, &Options::default()).map(drop)
 }
 
 #[test]
@@ -119,8 +119,7 @@ fn a_source_that_lies_is_never_written() {
     locations[1..half].reverse();
     let index = Index::new(locations);
     let disk = Disk::open(&path).unwrap();
-    let error =
-        write(&image.manifest, &index, &disk, &bench.store, &Options::default()).unwrap_err();
+    let error = write(&image.with(&index), &disk, &bench.store, &Options::default()).unwrap_err();
     assert!(matches!(error, WriteError::Corrupt { .. }), "{error}");
     let bytes = fs::read(&path).unwrap();
     let before = noise(7, SIZE);
@@ -141,7 +140,7 @@ fn a_disk_that_refuses_a_write_is_named_with_its_offset() {
         }
         _ => Ok(()),
     }));
-    let error = write(&image.manifest, &image.index, &disk, &bench.store, &Options::default());
+    let error = write(&image.described(), &disk, &bench.store, &Options::default());
     let error = error.unwrap_err();
     assert!(!error.may_pass(), "{error}");
     let WriteError::Disk(images::disk::DiskError::Transfer {
@@ -222,7 +221,7 @@ fn a_boot_sector_that_reads_back_wrong_is_taken_away_again() {
         }
         Ok(())
     }));
-    let error = write(&image.manifest, &image.index, &disk, &bench.store, &Options::default());
+    let error = write(&image.described(), &disk, &bench.store, &Options::default());
     let error = error.unwrap_err();
     assert!(matches!(error, WriteError::ReadBack { offset: 0, .. }), "{error}");
     let head = fs::read(&path).unwrap()[..BLOCK].to_vec();
@@ -236,7 +235,7 @@ fn a_disk_that_shrinks_names_the_sector_where_it_ends() {
     let disk = Disk::open(&path).unwrap();
     let end = 2 * MIB as u64 + 512;
     fs::File::options().write(true).open(&path).unwrap().set_len(end).unwrap();
-    let error = write(&image.manifest, &image.index, &disk, &bench.store, &Options::default());
+    let error = write(&image.described(), &disk, &bench.store, &Options::default());
     let text = error.unwrap_err().to_string();
     assert!(text.starts_with("reading ") && text.contains(" of /"), "{text}");
 }
@@ -266,10 +265,10 @@ proptest! {
             let field = if offset { &mut locations[which].offset } else { &mut locations[which].len };
             *field = u32::from(to).max(1);
         }
-        let index = Index::parse(&Index::new(locations).render()).unwrap();
+        let index = Index::new(locations);
         let path = bench.disk(&noise(9, 3 * MIB));
         let disk = Disk::open(&path).unwrap();
-        match write(&image.manifest, &index, &disk, &bench.store, &Options::default()) {
+        match write(&image.with(&index), &disk, &bench.store, &Options::default()) {
             Ok(_) => layout::assert_same(&fs::read(&path).unwrap(), &image.raw),
             Err(error) => assert!(error.may_pass() || matches!(error, WriteError::Table(_)), "{error}"),
         }

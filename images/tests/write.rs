@@ -15,9 +15,11 @@ use std::{
 };
 
 use images::{
-    Digest, Disk, Index, Manifest, Store,
+    Digest, Disk, Image, Index, Manifest, Store,
     disk::Effect,
+    image::ImageError,
     import::{Options as Import, import},
+    index::IndexError,
     pack::Source,
     table::Table,
     write::{Options, Phase, WriteError, Written, plan, write},
@@ -33,6 +35,8 @@ struct Bench {
     manifest: Manifest,
     index: Index,
     raw: Vec<u8>,
+    /// Extents of a part.
+    part: usize,
 }
 
 fn sgdisk(disk: &Path, arguments: &[&str]) -> String {
@@ -77,7 +81,7 @@ impl Bench {
         let name = import(&store, &path, &options).unwrap().manifest;
         let (manifest, index) = (store.manifest(&name).unwrap(), store.index(&name).unwrap());
         let raw = fs::read(&path).unwrap();
-        Bench { folder, store, manifest, index, raw }
+        Bench { folder, store, manifest, index, raw, part: usize::MAX }
     }
 
     /// A disk of `size` bytes that begins with `bytes`.
@@ -89,7 +93,12 @@ impl Bench {
     }
 
     fn write(&self, path: &Path, options: &Options<'_>) -> Result<Written, WriteError> {
-        write(&self.manifest, &self.index, &Disk::open(path).unwrap(), &self.store, options)
+        write(&self.described(), &Disk::open(path).unwrap(), &self.store, options)
+    }
+
+    /// As a writer takes it.
+    fn described(&self) -> Image<'static> {
+        Image::of(&self.manifest, &self.index, self.part).unwrap()
     }
 
     /// What a disk of `size` bytes holds when the image is on it.
@@ -119,15 +128,18 @@ fn assert_same(path: &Path, expected: &[u8]) {
 
 #[test]
 fn blank_dirty_and_larger_disks_become_the_image() {
-    let bench = Bench::new();
+    let mut bench = Bench::new();
     let dirt = noise(9, SIZE as usize + 5 * MIB as usize);
-    for (name, size, stale, grow) in [
+    let cases = [
         ("blank", SIZE, &[][..], false),
         ("dirty", SIZE, &dirt[..SIZE as usize], false),
         ("larger", SIZE + 5 * MIB, &dirt[..], true),
         ("a-little-larger", SIZE + 512 * 3, &dirt[..SIZE as usize + 512 * 3], true),
         ("blank-larger", SIZE * 3, &[][..], true),
-    ] {
+    ];
+    let all = [usize::MAX, 9, 1].into_iter().flat_map(|part| cases.map(|case| (part, case)));
+    for (part, (name, size, stale, grow)) in all {
+        bench.part = part;
         let path = bench.disk(name, size, stale);
         let written = bench.write(&path, &Options { grow, ..Options::default() }).unwrap();
         assert_same(&path, &bench.expected(size, grow, stale));
@@ -155,8 +167,7 @@ fn a_disk_that_is_right_is_only_read_and_a_touched_one_gets_what_was_touched() {
         Err(io::Error::other(format!("{effect:?}").chars().take(40).collect::<String>()))
     }));
     let written =
-        write(&bench.manifest, &bench.index, &untouchable, &bench.store, &Options::default())
-            .unwrap();
+        write(&bench.described(), &untouchable, &bench.store, &Options::default()).unwrap();
     assert!(written.plan.kept > 15 * MIB, "{}", written.plan);
 
     let mut bytes = fs::read(&path).unwrap();
@@ -164,8 +175,7 @@ fn a_disk_that_is_right_is_only_read_and_a_touched_one_gets_what_was_touched() {
     bytes[10 << 20] ^= 1;
     fs::write(&path, &bytes).unwrap();
     let disk = Disk::open(&path).unwrap();
-    let planned =
-        plan(&bench.manifest, &bench.index, &disk, &bench.store, &Options::default()).unwrap();
+    let planned = plan(&bench.described(), &disk, &bench.store, &Options::default()).unwrap();
     assert!(planned.fetched > 0 && planned.fetched <= 256 << 10, "{planned}");
     assert!(planned.zeroed > 0 && planned.zeroed <= MIB, "{planned}");
     assert_eq!(planned.requests, 1);
@@ -187,14 +197,14 @@ fn what_cannot_be_is_refused_before_the_first_write() {
     let path = bench.disk("disk", SIZE, &dirt);
     let index = Index::new(bench.index.locations().skip(1));
     let disk = Disk::open(&path).unwrap();
-    let error =
-        write(&bench.manifest, &index, &disk, &bench.store, &Options::default()).unwrap_err();
-    assert!(matches!(error, WriteError::Index(_)), "{error}");
+    let error = Image::of(&bench.manifest, &index, usize::MAX).err().unwrap();
+    assert!(matches!(error, ImageError::Index(IndexError::Count { .. })), "{error}");
     let mut seedless = bench.manifest.clone();
     seedless.header.seed = None;
     let seed = |_: &mut images::disk::Region<'_>, _: &images::manifest::Partition| Ok(());
     let options = Options { seed: Some(&seed), ..Options::default() };
-    let error = write(&seedless, &bench.index, &disk, &bench.store, &options).unwrap_err();
+    let seedless = Image::of(&seedless, &bench.index, usize::MAX).unwrap();
+    let error = write(&seedless, &disk, &bench.store, &options).unwrap_err();
     assert!(matches!(error, WriteError::NoSeed), "{error}");
     assert_same(&path, &bench.disk_bytes(&dirt));
 }
@@ -263,7 +273,7 @@ fn a_bad_chunk_is_fetched_again_once_and_never_written() {
     let path = bench.disk("disk", SIZE, &[]);
     let disk = Disk::open(&path).unwrap();
     let options = Options::default();
-    let error = write(&bench.manifest, &bench.index, &disk, &liar(2), &options).unwrap_err();
+    let error = write(&bench.described(), &disk, &liar(2), &options).unwrap_err();
     assert!(error.may_pass());
     let text = error.to_string();
     assert!(
@@ -272,7 +282,7 @@ fn a_bad_chunk_is_fetched_again_once_and_never_written() {
     );
     let head = fs::read(&path).unwrap()[..34 * 512].to_vec();
     assert!(head.iter().all(|byte| *byte == 0), "the disk boots");
-    let written = write(&bench.manifest, &bench.index, &disk, &liar(1), &options).unwrap();
+    let written = write(&bench.described(), &disk, &liar(1), &options).unwrap();
     assert!(written.plan.fetched > 0);
     assert_same(&path, &bench.raw);
 }
@@ -308,7 +318,7 @@ fn record(bench: &Bench, path: &Path, options: &Options<'_>) -> Vec<Event> {
         });
         Ok(())
     }));
-    write(&bench.manifest, &bench.index, &disk, &bench.store, options).unwrap();
+    write(&bench.described(), &disk, &bench.store, options).unwrap();
     let events = events.lock().unwrap();
     events.clone()
 }
@@ -325,7 +335,15 @@ fn boots(bytes: &[u8]) -> bool {
 /// was not any part may be.
 #[test]
 fn no_power_cut_leaves_half_an_image_that_boots() {
-    let bench = Bench::new();
+    no_power_cut_leaves_half(&Bench::new());
+}
+
+#[test]
+fn nor_does_one_between_parts() {
+    no_power_cut_leaves_half(&Bench { part: 11, ..Bench::new() });
+}
+
+fn no_power_cut_leaves_half(bench: &Bench) {
     let size = SIZE + 2 * MIB;
     // Another image was here: it boots, and shares nothing with ours.
     let mut before = noise(11, size as usize);
@@ -334,7 +352,7 @@ fn no_power_cut_leaves_half_an_image_that_boots() {
     sgdisk(&path, &["-e"]);
     let before = fs::read(&path).unwrap();
     let options = Options { grow: true, ..Options::default() };
-    let events = record(&bench, &path, &options);
+    let events = record(bench, &path, &options);
     let after = fs::read(&path).unwrap();
     assert_same(&path, &bench.expected(size, true, &before));
 
@@ -389,8 +407,7 @@ fn after_any_power_cut_the_next_run_keeps_what_was_written() {
             let left = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, again);
             left.map(drop).map_err(|_| io::Error::other("power cut"))
         }));
-        let error =
-            write(&bench.manifest, &bench.index, &disk, &bench.store, &options).unwrap_err();
+        let error = write(&bench.described(), &disk, &bench.store, &options).unwrap_err();
         assert!(matches!(error, WriteError::Disk(_)) && !error.may_pass(), "{error}");
         let written = bench.write(&path, &options).unwrap();
         kept.insert(written.plan.kept);

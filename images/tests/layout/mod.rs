@@ -12,6 +12,7 @@ use images::{
     import::{Options as Import, import_stream},
     pack::{Decoder, Source as _},
     plan::Plan,
+    previous::Previous,
     write::{Options, Written, plan, write},
 };
 
@@ -49,6 +50,25 @@ pub struct Image {
     pub manifest: Manifest,
     pub index: Index,
     pub raw: Vec<u8>,
+    /// Extents of a part, when it is written.
+    pub part: usize,
+}
+
+impl Image {
+    /// As a writer takes it.
+    pub fn described(&self) -> images::Image<'static> {
+        self.with(&self.index)
+    }
+
+    /// With another index.
+    pub fn with(&self, index: &Index) -> images::Image<'static> {
+        images::Image::of(&self.manifest, index, self.part).unwrap()
+    }
+
+    /// As what was on a disk before.
+    pub fn previous(&self) -> Previous<'static> {
+        Previous::of(&self.manifest).unwrap()
+    }
 }
 
 pub struct Bench {
@@ -67,7 +87,7 @@ impl Bench {
         let digest = import_stream(&self.store, &raw[..], &Import::new(name)).unwrap().manifest;
         let (manifest, index) =
             (self.store.manifest(&digest).unwrap(), self.store.index(&digest).unwrap());
-        Image { manifest, index, raw }
+        Image { manifest, index, raw, part: usize::MAX }
     }
 
     pub fn disk(&self, bytes: &[u8]) -> PathBuf {
@@ -77,21 +97,23 @@ impl Bench {
     }
 
     pub fn write(&self, image: &Image, path: &Path, previous: Option<&Image>) -> Written {
-        let options = options(previous);
+        let previous = previous.map(Image::previous);
+        let options = options(previous.as_ref());
         let disk = Disk::open(path).unwrap();
-        let written = write(&image.manifest, &image.index, &disk, &self.store, &options).unwrap();
+        let written = write(&image.described(), &disk, &self.store, &options).unwrap();
         assert_same(&fs::read(path).unwrap(), &image.raw);
         written
     }
 
     pub fn plan(&self, image: &Image, path: &Path, previous: Option<&Image>) -> Plan {
         let disk = Disk::open_read_only(path).unwrap();
-        plan(&image.manifest, &image.index, &disk, &self.store, &options(previous)).unwrap()
+        let previous = previous.map(Image::previous);
+        plan(&image.described(), &disk, &self.store, &options(previous.as_ref())).unwrap()
     }
 }
 
-pub fn options(previous: Option<&Image>) -> Options<'_> {
-    Options { previous: previous.map(|image| &image.manifest), ..Options::default() }
+pub fn options<'a>(previous: Option<&'a Previous<'a>>) -> Options<'a> {
+    Options { previous, ..Options::default() }
 }
 
 /// Equal, without printing megabytes where not.
