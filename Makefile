@@ -142,7 +142,7 @@ bench: bench-deps peers programs
 
 torture: deps agent
 	$(CARGO_TEST) --no-run
-	$(CARGO_TEST) --test power -- --ignored
+	$(CARGO_TEST) --test power --test memory -- --ignored
 	$(RACK) $(CARGO_TEST) --test cuts -- torture_of
 	$(MAKE) --no-print-directory system
 	$(RACK) $(CARGO_TEST) --test dom0 -- bios_seed_and_guests

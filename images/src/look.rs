@@ -39,7 +39,7 @@ const AT_ONCE: usize = 8;
 /// One in so many that is found is worth to look for the others.
 const WORTH: u64 = 20;
 /// Moves at most, so that memory is bounded; what is beyond is fetched.
-const MOST_MOVES: usize = 1 << 18;
+const MOST_MOVES: usize = 1 << 17;
 
 /// What was found.
 pub(crate) struct Look {
