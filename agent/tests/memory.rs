@@ -30,7 +30,7 @@ struct Comb {
 }
 
 impl Comb {
-    fn new(chunks: u64, zeros: usize) -> impl Read {
+    fn read(chunks: u64, zeros: usize) -> impl Read {
         let comb = Comb { chunks, chunk: 0, zeros, block: Vec::new(), at: 0 };
         BufReader::with_capacity(1 << 20, comb)
     }
@@ -80,16 +80,16 @@ fn peak(chunks: u64) -> i64 {
     let place = |name: &str| folder.path().join(name);
     let store = Store::create(place("store")).unwrap();
     for (name, zeros) in [("old", 0), ("new", 2)] {
-        import_stream(&store, Comb::new(chunks, zeros), &Options::new(name)).unwrap();
+        import_stream(&store, Comb::read(chunks, zeros), &Options::new(name)).unwrap();
     }
     let image = |name: &str| format!("{}#{name}", place("store").display());
     let (old, new, disk) = (image("old"), image("new"), place("disk"));
     let size = (chunks + 1) * 2 * BLOCK as u64;
     File::create(&disk).unwrap().set_len(size).unwrap();
     write(&["--image", &old], &disk);
-    is(&disk, chunks, Comb::new(chunks, 0));
+    is(&disk, chunks, Comb::read(chunks, 0));
     let told = write(&["--image", &new, "--previous", &old], &disk);
-    is(&disk, chunks, Comb::new(chunks, 2));
+    is(&disk, chunks, Comb::read(chunks, 2));
     assert!(!told.contains(" 0 copied"), "{told}");
     getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss()
 }
