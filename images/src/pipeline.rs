@@ -27,10 +27,13 @@ use crate::{
     pack::Decoder,
     plan::{Plan, Planner, Run, Step},
     readback::check_all,
-    window::{Fate, Pass, Span, WINDOW, Window, Windows, compare, held, spans, split},
+    window::{Fate, Pass, WINDOW, Window, Windows, compare, held, spans, split},
     write::{Mark, WriteError, Writer},
 };
 
+/// Windows that are compared, or being so, before an earlier one is: as long as that one waits for
+/// the disk, all others are kept.
+const AHEAD: usize = 64;
 /// Marks that wait for their check at most.
 const MARKS: usize = 256;
 /// Threads beyond one for each CPU: while some wait for the disk, others hash or decompress. With
@@ -201,27 +204,32 @@ impl<'a> Pipeline<'a> {
         pass: Pass,
         fates: &'scope [Fate],
         rooms: ChunksExactMut<'scope, u8>,
-    ) -> Receiver<Window> {
+    ) -> InOrder {
         let spans = spans(&self.writer.part, &self.writer.edges);
         let spans = spans.filter_map(move |span| pass.take(span, fates)).flat_map(split);
         let windows = std::sync::Arc::new(Mutex::new(Windows::new(spans)));
         let (compared, receiver) = bounded(self.writer.threads());
+        let (leave, leaves) = bounded(AHEAD);
+        (0..AHEAD).try_for_each(|_| leave.send(())).unwrap_or_default();
         for room in rooms {
-            let (windows, compared) = (windows.clone(), compared.clone());
-            scope.spawn(move || self.failure.note(self.compare_windows(&windows, &compared, room)));
+            let (windows, compared, leaves) = (windows.clone(), compared.clone(), leaves.clone());
+            let next = move || {
+                leaves.recv().ok()?;
+                windows.lock().unwrap_or_else(PoisonError::into_inner).next()
+            };
+            scope.spawn(move || self.failure.note(self.compare_windows(next, &compared, room)));
         }
-        receiver
+        InOrder { compared: receiver, leave, early: BTreeMap::new(), next: 0 }
     }
 
-    fn compare_windows<I: Iterator<Item = Span>>(
+    fn compare_windows(
         &self,
-        windows: &Mutex<Windows<I>>,
+        next: impl Fn() -> Option<Window>,
         compared: &Sender<Window>,
         room: &mut [u8],
     ) -> Result<(), WriteError> {
         while !self.failure.is_set() {
-            let next = windows.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some(mut window) = next else {
+            let Some(mut window) = next() else {
                 break;
             };
             compare(&mut window, self.writer.disk, &self.writer.edges, room)?;
@@ -237,7 +245,7 @@ impl<'a> Pipeline<'a> {
     fn direct(
         &self,
         planner: &mut Planner,
-        compared: Receiver<Window>,
+        compared: InOrder,
         readers: Option<Readers>,
         runs: &Sender<Run>,
         jobs: &Sender<Job>,
@@ -252,7 +260,7 @@ impl<'a> Pipeline<'a> {
             Step::Put { offset, len, chunk } => jobs.send(Job::Put { offset, len, chunk }).is_ok(),
             Step::Fetch(run) => runs.send(run).is_ok(),
         };
-        for mut window in InOrder::new(compared) {
+        for mut window in compared {
             if let Some(readers) = &readers {
                 window.spans.retain(|span| {
                     let wait = span.in_place == Some(false) && readers.overlap(&span.range());
@@ -354,14 +362,10 @@ pub(crate) fn join<T, E>(thread: thread::ScopedJoinHandle<'_, Result<T, E>>) -> 
 /// Gives windows in their order, whichever is compared first.
 struct InOrder {
     compared: Receiver<Window>,
+    /// For each window that is given, another one may be begun.
+    leave: Sender<()>,
     early: BTreeMap<u64, Window>,
     next: u64,
-}
-
-impl InOrder {
-    fn new(compared: Receiver<Window>) -> Self {
-        InOrder { compared, early: BTreeMap::new(), next: 0 }
-    }
 }
 
 impl Iterator for InOrder {
@@ -371,6 +375,7 @@ impl Iterator for InOrder {
         loop {
             if let Some(found) = self.early.remove(&self.next) {
                 self.next += 1;
+                let _ = self.leave.send(());
                 return Some(found);
             }
             let window = self.compared.recv().ok()?;
