@@ -4,12 +4,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use images::{
-    Digest, Trusted,
-    image::{ImageError, Text},
-    listed::Listed,
-    previous::Previous,
-};
+use images::{Digest, Trusted, image::ImageError, listed::Listed, previous::Previous, text::Text};
 use protocol::{Step, path};
 
 use crate::{

@@ -15,16 +15,15 @@ use std::{
 use crate::{
     Digest, Extent, Index, Manifest,
     index::{IndexError, Location},
-    listed::{Held, Listed, Listing, Rendered, Stored},
+    listed::{Held, Listing, Rendered, Stored},
     manifest::{Header, MAX_HEADER, ManifestError, Mark, Records, place},
+    text::Text,
 };
 
 /// Extents of a part at most.
 const PART: usize = 1 << 18;
-/// Bytes of a manifest that are checked at once.
-const WINDOW: u64 = 1 << 20;
 /// So much is kept of what was read: all that describes an image of one part.
-const HELD: usize = PART * 37 + MAX_HEADER;
+pub(crate) const HELD: usize = PART * 37 + MAX_HEADER;
 /// Bytes at either end of a disk whose chunks are known at all times.
 const EDGE: u64 = 2 << 20;
 
@@ -38,6 +37,12 @@ pub enum ImageError {
         listing: Listing,
         /// What happened.
         source: io::Error,
+    },
+    /// They are more than any manifest has.
+    #[error("the manifest has {len} bytes, up to {} are accepted", crate::text::LONGEST)]
+    TooLong {
+        /// How many are said to come.
+        len: u64,
     },
     /// They are of another image.
     #[error("manifest {asked} was asked, what came has the name {came}")]
@@ -65,100 +70,9 @@ impl ImageError {
             | ImageError::Read { source, .. } => {
                 !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
             }
-            ImageError::Name { .. } | ImageError::Index(_) => true,
+            ImageError::TooLong { .. } | ImageError::Name { .. } | ImageError::Index(_) => true,
             ImageError::Manifest(_) => false,
         }
-    }
-}
-
-/// A manifest that was read once, and not yet looked at.
-pub struct Text<'a> {
-    listed: Arc<dyn Listed + 'a>,
-    bytes: Held<'a>,
-    /// The digest of each window.
-    windows: Vec<Digest>,
-}
-
-impl<'a> Text<'a> {
-    /// Reads the manifest called `name`, and gives all bytes of it to `also`, in their order.
-    ///
-    /// # Errors
-    /// When its bytes do not come or have another name.
-    pub fn read(
-        listed: Arc<dyn Listed + 'a>,
-        name: &Digest,
-        mut also: impl FnMut(&[u8]),
-    ) -> Result<Self, ImageError> {
-        let failed = |source| ImageError::Read { listing: Listing::Manifest, source };
-        let bytes = Held::new(listed.clone(), Listing::Manifest, HELD).map_err(failed)?;
-        let (mut whole, mut windows) = (blake3::Hasher::new(), Vec::new());
-        let mut stream = bytes.read(0..bytes.len()).map_err(failed)?;
-        let mut room = vec![0; WINDOW.min(bytes.len()) as usize];
-        for start in (0..bytes.len()).step_by(WINDOW as usize) {
-            let window = &mut room[..WINDOW.min(bytes.len() - start) as usize];
-            stream.read_exact(window).map_err(failed)?;
-            whole.update(window);
-            also(window);
-            windows.push(Digest::of(window));
-        }
-        drop(stream);
-        let came = Digest::from_bytes(*whole.finalize().as_bytes());
-        if came != *name {
-            return Err(ImageError::Name { asked: *name, came });
-        }
-        Ok(Text { listed, bytes, windows })
-    }
-
-    /// The bytes of a range, each window as it was when it was read first.
-    fn range(&self, range: Range<u64>) -> Windows<'_> {
-        Windows { text: self, stream: None, range, window: Vec::new(), at: 0 }
-    }
-}
-
-/// Bytes of a manifest that are read once more.
-struct Windows<'t> {
-    text: &'t Text<'t>,
-    stream: Option<Box<dyn Read + Send + 't>>,
-    /// What is still to come; its first bytes may be in `window`, from `at` on.
-    range: Range<u64>,
-    window: Vec<u8>,
-    at: usize,
-}
-
-impl Windows<'_> {
-    /// Reads the next window.
-    fn turn(&mut self) -> io::Result<()> {
-        let number = self.range.start / WINDOW;
-        let start = number * WINDOW;
-        if self.stream.is_none() {
-            let end = self.range.end.next_multiple_of(WINDOW).min(self.text.bytes.len());
-            self.stream = Some(self.text.bytes.read(start..end)?);
-        }
-        self.window.resize(WINDOW.min(self.text.bytes.len() - start) as usize, 0);
-        if let Some(stream) = &mut self.stream {
-            stream.read_exact(&mut self.window)?;
-        }
-        if self.text.windows.get(number as usize) != Some(&Digest::of(&self.window)) {
-            return Err(io::Error::other("its bytes are others than they were"));
-        }
-        self.at = (self.range.start - start) as usize;
-        Ok(())
-    }
-}
-
-impl Read for Windows<'_> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        if self.range.is_empty() {
-            return Ok(0);
-        }
-        if self.at == self.window.len() {
-            self.turn()?;
-        }
-        let left = (self.range.end - self.range.start).min(bytes.len() as u64) as usize;
-        let read = (&self.window[self.at..]).read(&mut bytes[..left])?;
-        self.at += read;
-        self.range.start += read as u64;
-        Ok(read)
     }
 }
 
@@ -393,7 +307,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{manifest::BLOCK, previous::Previous};
+    use crate::{listed::Listed, manifest::BLOCK, previous::Previous, text::WINDOW};
 
     /// Images whose disks have some dozens of extents.
     fn images() -> impl Strategy<Value = (Manifest, Index)> {

@@ -76,6 +76,7 @@ mod sources;
 mod sparse;
 pub mod store;
 pub mod table;
+pub mod text;
 mod tool;
 mod tree;
 pub mod verify;
