@@ -112,3 +112,29 @@ impl Read for Windows<'_> {
         Ok(read)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Says that there is no end.
+    struct Endless;
+
+    impl Listed for Endless {
+        fn begin(&self, _: Listing, most: usize) -> io::Result<(Vec<u8>, u64)> {
+            Ok((vec![b' '; most], u64::MAX))
+        }
+
+        fn read(&self, _: Listing, _: Range<u64>) -> io::Result<Box<dyn Read + Send + '_>> {
+            Ok(Box::new(io::repeat(b' ')))
+        }
+    }
+
+    #[test]
+    fn a_manifest_without_an_end_is_refused_at_once() {
+        let error = Text::read(Arc::new(Endless), &Digest::of(b""), |_| {}).err().unwrap();
+        let text = error.to_string();
+        assert!(text.starts_with("the manifest has 18446744073709551615 bytes, up to "), "{text}");
+        assert!(error.may_pass());
+    }
+}
