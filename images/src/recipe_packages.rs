@@ -1,7 +1,8 @@
 //! The packages that one build leaves to the next, in a folder that many builds may share.
 //!
-//! A build works on links of its own, and a package appears in the folder whole or not at all: other
-//! builds come and go meanwhile.
+//! A build works on copies of its own, and a package appears in the folder whole or not at all: other
+//! builds come and go meanwhile. Copies, not links: a link that another build makes or removes changes
+//! the file's ctime, tar then says "file changed as we read it", and mmdebstrap takes that for a failure.
 
 use std::{
     ffi::OsString,
@@ -26,7 +27,7 @@ pub(crate) struct Packages {
 }
 
 impl Packages {
-    /// Makes `cache` when it is not there, and links its packages for one build.
+    /// Makes `cache` when it is not there, and copies its packages for one build.
     pub(crate) fn lend(cache: &Path, scratch: &Scratch) -> Result<Self> {
         let packages = Packages {
             cache: cache.to_owned(),
@@ -38,9 +39,7 @@ impl Packages {
         }
         for name in names(cache)? {
             let (from, to) = (cache.join(&name), packages.lent.join(&name));
-            fs::hard_link(&from, &to)
-                .or_else(|_| fs::copy(&from, &to).map(drop))
-                .with_context(|| format!("taking {}", from.display()))?;
+            fs::copy(&from, &to).with_context(|| format!("taking {}", from.display()))?;
         }
         Ok(packages)
     }
@@ -94,6 +93,8 @@ fn names(folder: &Path) -> Result<Vec<OsString>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]
@@ -108,6 +109,10 @@ mod tests {
         let first = Packages::lend(&cache, &one).unwrap();
         let second = Packages::lend(&cache, &two).unwrap();
         assert_eq!(names(&first.lent).unwrap(), ["old_1_all.deb"]);
+        // A file of its own: nothing that others do changes as much as its ctime.
+        for lent in [&first.lent, &second.lent] {
+            assert_eq!(fs::metadata(lent.join("old_1_all.deb")).unwrap().nlink(), 1);
+        }
         fs::write(first.fetched.join("new_1_all.deb"), "new").unwrap();
         fs::write(first.fetched.join("lock"), "").unwrap();
         first.keep().unwrap();
