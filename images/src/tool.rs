@@ -10,8 +10,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-/// Lines of a failed program's output that its error repeats.
+/// Last lines of a failed program's output that its error repeats.
 const QUOTED: usize = 12;
+/// Complaints before those that it repeats: the cause comes first, and much may come after it.
+const COMPLAINTS: usize = 4;
 /// Where an ordinary user's `PATH` does not look.
 const ADMIN_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 
@@ -62,23 +64,57 @@ pub(crate) fn run(command: &mut Command, watch: &mut dyn FnMut(&str)) -> Result<
         .stdout(Stdio::null())
         .spawn()
         .with_context(|| format!("starting {name}"))?;
-    let mut last = VecDeque::new();
+    let mut said = Said::default();
     if let Some(stderr) = child.stderr.take() {
         for line in BufReader::new(stderr).split(b'\n') {
             let line = line.with_context(|| format!("listening to {name}"))?;
             let line = String::from_utf8_lossy(&line).into_owned();
             watch(&line);
-            last.push_back(line);
-            if last.len() > QUOTED {
-                last.pop_front();
-            }
+            said.hear(line);
         }
     }
     let status = child.wait().with_context(|| format!("waiting for {name}"))?;
     if !status.success() {
-        bail!("{name} failed ({status}):\n{}", Vec::from(last).join("\n"));
+        bail!("{name} failed ({status}):\n{}", said.text());
     }
     Ok(())
+}
+
+/// What a program said, as far as its failure needs it.
+#[derive(Default)]
+struct Said {
+    complaints: Vec<String>,
+    last: VecDeque<String>,
+}
+
+impl Said {
+    fn hear(&mut self, line: String) {
+        self.last.push_back(line);
+        if self.last.len() > QUOTED
+            && let Some(line) = self.last.pop_front()
+            && self.complaints.len() < COMPLAINTS
+            && is_complaint(&line)
+        {
+            self.complaints.push(line);
+        }
+    }
+
+    fn text(self) -> String {
+        let Said { mut complaints, last } = self;
+        if !complaints.is_empty() {
+            complaints.push("...".to_owned());
+        }
+        complaints.extend(last);
+        complaints.join("\n")
+    }
+}
+
+/// Whether a line begins as complaints do: `E: ` and `W: ` of apt and mmdebstrap, `tar: ` of a program.
+fn is_complaint(line: &str) -> bool {
+    line.split_once(": ").is_some_and(|(who, _)| match who {
+        "E" | "W" => true,
+        _ => !who.is_empty() && who.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'),
+    })
 }
 
 /// Runs `command` and returns its standard output.
@@ -117,5 +153,16 @@ mod tests {
         let error = run(&mut failing, &mut |line| seen.push(line.to_owned())).unwrap_err();
         assert_eq!(seen, ["one", "two"]);
         assert!(error.to_string().ends_with("one\ntwo"), "{error}");
+    }
+
+    #[test]
+    fn a_failure_quotes_what_was_complained_of_first() {
+        let script =
+            "echo Get:1 http://mirror/ file >&2; echo 'tar: ./a: file changed as we read it' >&2
+                      for n in $(seq 40); do echo I: step $n >&2; done; exit 1";
+        let error = run(command("sh").args(["-c", script]), &mut |_| {}).unwrap_err().to_string();
+        let said: Vec<&str> = error.lines().skip(1).collect();
+        assert_eq!(said[..3], ["tar: ./a: file changed as we read it", "...", "I: step 29"]);
+        assert_eq!(said.len(), 2 + QUOTED);
     }
 }
