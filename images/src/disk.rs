@@ -312,7 +312,7 @@ impl Disk {
     }
 
     /// Bytes by which a failure is narrowed down.
-    fn grain(&self) -> u64 {
+    pub(crate) fn grain(&self) -> u64 {
         u64::from(self.sector_size.unwrap_or(512))
     }
 

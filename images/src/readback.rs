@@ -5,6 +5,7 @@
 //! when all is flushed and the page cache is dropped.
 
 use std::{
+    ops::Range,
     sync::{
         PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -15,10 +16,14 @@ use std::{
 use crossbeam_channel::Receiver;
 
 use crate::{
+    Digest,
     buffer::Buffer,
     checksum::{checksum, is_zero},
     failure::Failure,
-    window::WINDOW,
+    fetch::fetch_chunk,
+    index::Location,
+    pack::Decoder,
+    window::{WINDOW, Wanted, held, spans},
     write::{Mark, WriteError, Writer},
 };
 
@@ -87,9 +92,64 @@ fn check(
             None => is_zero(bytes),
         };
         if !same {
-            return Err(WriteError::ReadBack { offset, len });
+            let wrong = wrong(writer, offset, bytes).unwrap_or(offset..offset + len);
+            return Err(WriteError::read_back(writer.disk, wrong));
         }
         told(len);
     }
     Ok(())
+}
+
+/// The sectors, from the first to the last, in which a stretch that the disk gave back is not what it
+/// should be. What that is, is fetched once more: a checksum does not tell where it differs.
+fn wrong(writer: &Writer<'_>, start: u64, bytes: &[u8]) -> Option<Range<u64>> {
+    let end = start + bytes.len() as u64;
+    let mut wrong: Option<Range<u64>> = None;
+    for span in spans(&writer.part, &writer.edges) {
+        let (from, to) = (start.max(span.offset), end.min(span.offset + span.len));
+        if from >= to {
+            continue;
+        }
+        let found = &bytes[(from - start) as usize..(to - start) as usize];
+        let here = match span.wanted {
+            Wanted::Zero => differ(found, |_| 0),
+            Wanted::Held { chunk } => held(&writer.edges, chunk, from, to - from)
+                .and_then(|wanted| differ(found, |at| wanted[at])),
+            Wanted::Chunk { name, at } => differs_from_chunk(writer, found, &name, at),
+        };
+        if let Some(Range { start, end }) = here {
+            let first = wrong.map_or(from + start as u64, |wrong| wrong.start);
+            wrong = Some(first..from + end as u64);
+        }
+    }
+    let sector = writer.disk.grain();
+    wrong.map(|Range { start, end }| start / sector * sector..end.div_ceil(sector) * sector)
+}
+
+/// Where bytes are not those of a chunk; everywhere, where the source does not give it any more.
+fn differs_from_chunk(
+    writer: &Writer<'_>,
+    found: &[u8],
+    name: &Digest,
+    at: Location,
+) -> Option<Range<usize>> {
+    if Digest::of(found) == *name {
+        return None;
+    }
+    let mut wanted = vec![0; found.len()];
+    let fetched = Decoder::new()
+        .map_err(WriteError::Memory)
+        .and_then(|mut decoder| fetch_chunk(writer.source, &mut decoder, at, name, &mut wanted));
+    match fetched {
+        Ok(()) => differ(found, |at| wanted[at]),
+        Err(_) => Some(0..found.len()),
+    }
+}
+
+/// From the first byte that is another one than is wanted to the last.
+fn differ(found: &[u8], wanted: impl Fn(usize) -> u8) -> Option<Range<usize>> {
+    let is_other = |at: &usize| found[*at] != wanted(*at);
+    let first = (0..found.len()).find(is_other)?;
+    let last = (0..found.len()).rev().find(is_other)?;
+    Some(first..last + 1)
 }

@@ -10,6 +10,7 @@
 use std::{
     fmt, io,
     num::NonZero,
+    ops::Range,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -166,13 +167,16 @@ pub enum WriteError {
     },
     /// The disk did not keep what was written.
     #[error(
-        "reading back {len} bytes at offset {offset}: the disk gives other bytes than were written"
+        "reading back {len} bytes at offset {offset} (sector {sector}): the disk gives other bytes than were \
+         written"
     )]
     ReadBack {
         /// Their first byte.
         offset: u64,
         /// How many.
         len: u64,
+        /// The sector that `offset` is in, counted in the disk's own.
+        sector: u64,
     },
     /// The identity could not be written.
     #[error("writing the seed partition")]
@@ -186,6 +190,11 @@ pub enum WriteError {
 }
 
 impl WriteError {
+    /// A disk that did not keep these bytes.
+    pub(crate) fn read_back(disk: &Disk, Range { start, end }: Range<u64>) -> Self {
+        WriteError::ReadBack { offset: start, len: end - start, sector: start / disk.grain() }
+    }
+
     /// Whether the same may succeed another time: the network or the store may get well, a
     /// disk or an image will not.
     pub fn may_pass(&self) -> bool {
@@ -462,7 +471,8 @@ impl<'a> Writer<'a> {
                 // Half a table boots something, and nobody knows what.
                 *self.unbootable.lock().unwrap_or_else(PoisonError::into_inner) = false;
                 self.begin()?;
-                return Err(WriteError::ReadBack { offset, len: bytes.len() as u64 });
+                let stretch = offset..offset + bytes.len() as u64;
+                return Err(WriteError::read_back(self.disk, stretch));
             }
         }
         // A kernel that keeps the old table is no reason to fail: the disk is right, and is

@@ -195,8 +195,11 @@ fn a_disk_that_does_not_keep_what_is_written_is_found_out_before_it_boots() {
     });
     let (error, path) = found.expect("no cell changed in time");
     assert!(!error.may_pass(), "{error}");
-    let WriteError::ReadBack { offset, len } = error else { panic!("{error}") };
+    let WriteError::ReadBack { offset, len, sector } = error else { panic!("{error}") };
     assert!((offset..offset + len).any(|at| at % MIB as u64 == 777), "{offset} {len}");
+    // No more than the sector that the cell is in; where several changed, from one to the other.
+    assert_eq!((offset % MIB as u64, len % MIB as u64), (512, 512), "{offset} {len}");
+    assert_eq!(sector, offset / 512);
     let head = fs::read(&path).unwrap()[..BLOCK].to_vec();
     assert!(head.iter().all(|byte| *byte == 0), "the disk boots");
     write_from(&image, &path, &bench.store).unwrap();

@@ -221,7 +221,8 @@ fn unreadable(disk: &Disk) -> Result<()> {
 fn forgetful(disk: &Disk) -> Result<()> {
     disk.flakey("1 drop_writes")?;
     let said = disk.refused()?;
-    ensure!(names(&said, "reading back ", 1 << 20), "{said}");
+    ensure!(names(&said, "reading back ", LEN * 512), "{said}");
+    ensure!(said.contains(&format!("(sector {BAD})")), "{said}");
     ensure!(!disk.boots()?, "half an image boots");
     disk.gets_well()
 }
@@ -230,7 +231,8 @@ fn lying(disk: &Disk) -> Result<()> {
     // The first byte of what is written comes to the disk as another one.
     disk.flakey("5 corrupt_bio_byte 1 w 1 0")?;
     let said = disk.refused()?;
-    ensure!(names(&said, "reading back ", 1 << 20), "{said}");
+    ensure!(names(&said, "reading back ", 512), "{said}");
+    ensure!(said.contains(&format!("(sector {BAD})")), "{said}");
     ensure!(!disk.boots()?, "half an image boots");
     disk.gets_well()
 }
