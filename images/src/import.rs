@@ -21,7 +21,7 @@ use crate::{
     Digest, Extent, Index, Manifest, Store, convert,
     manifest::{BLOCK, Boot, Header},
     origin::{Origin, Piece, Segment, segment_buffer},
-    pack::{self, Encoder},
+    pack::{Compression, Encoder},
     packer::{Item, Known, Packed, Packer, Work},
     scratch::Scratch,
     store::check_name,
@@ -42,8 +42,8 @@ pub struct Options<'a> {
     pub boot: Option<Boot>,
     /// Number of the partition that takes a node's identity.
     pub seed: Option<u32>,
-    /// zstd level.
-    pub level: i32,
+    /// What the frames of its chunks are made for. A chunk that the store has keeps its frame.
+    pub compression: Compression,
     /// Workers; 0 takes as many as there are CPUs.
     pub threads: usize,
     /// Told the bytes read so far and, where it is known, how many there are.
@@ -59,7 +59,7 @@ impl Options<'_> {
             sector_size: None,
             boot: None,
             seed: None,
-            level: pack::LEVEL,
+            compression: Compression::default(),
             threads: 0,
             progress: &|_, _| {},
         }
@@ -186,7 +186,7 @@ fn run(
         let packer = scope.spawn(|| Packer::new(store, &known).run(to_pack, give_back));
         let workers: Vec<_> = (0..threads)
             .map(|_| (to_work.clone(), done.clone()))
-            .map(|(to_work, done)| scope.spawn(|| work(options.level, &known, to_work, done)))
+            .map(|(to_work, done)| scope.spawn(|| work(options.compression, &known, to_work, done)))
             .collect();
         // Only the workers hold these ends now: each stage stops when the one before it has.
         drop((to_work, done));
@@ -211,12 +211,12 @@ fn join<T>(thread: ScopedJoinHandle<'_, anyhow::Result<T>>) -> anyhow::Result<T>
 
 /// Names every chunk and compresses those that are new.
 fn work(
-    level: i32,
+    compression: Compression,
     known: &RwLock<Known>,
     segments: Receiver<Segment>,
     done: Sender<Work>,
 ) -> anyhow::Result<()> {
-    let mut encoder = Encoder::new(level).context("starting zstd")?;
+    let mut encoder = Encoder::new(compression).context("starting zstd")?;
     for Segment { number, bytes, pieces } in segments {
         let (mut items, mut frames) = (Vec::with_capacity(pieces.len()), Vec::new());
         for piece in pieces {

@@ -30,8 +30,10 @@ use crate::{
     write::{WriteError, Writer},
 };
 
-/// Places that a sample looks at.
+/// Places that a sample looks at, and those that it looks at first: when nothing of the image is at any of
+/// these, it has not enough of the disk to be worth the time of the others.
 const SAMPLES: usize = 64;
+const FIRST: usize = 16;
 /// Bytes that are read at each.
 const SAMPLE: usize = 2 * MAX_CHUNK as usize;
 /// Places that are read at the same time: a single one waits for the disk, and a core for it.
@@ -177,7 +179,25 @@ impl Sample {
             spans.filter(move |span| matches!(span.wanted, Wanted::Chunk { .. }) && unknown(span))
         };
         let step = unknown().count().div_ceil(SAMPLES).max(1);
-        let places = Mutex::new(unknown().step_by(step).collect::<Vec<_>>().into_iter());
+        let (mut first, mut others) = (Vec::new(), Vec::new());
+        for (number, span) in unknown().step_by(step).enumerate() {
+            if number % (SAMPLES / FIRST) == 0 { first.push(span) } else { others.push(span) }
+        }
+        let sample = Sample::at(writer, sources, first)?;
+        let has_nothing = sample.in_place == 0 && sample.elsewhere == 0;
+        if has_nothing {
+            Ok(sample)
+        } else {
+            Ok(sample.with(&Sample::at(writer, sources, others)?))
+        }
+    }
+
+    fn at(
+        writer: &Writer<'_>,
+        sources: &Sources<'_>,
+        places: Vec<Span>,
+    ) -> Result<Self, DiskError> {
+        let places = Mutex::new(places.into_iter());
         let end = writer.edges.inner().end;
         let look = |room: &mut [u8]| {
             let mut sample = Sample::default();

@@ -7,7 +7,9 @@ use clap::Args;
 use images::{
     Store,
     format::Format,
-    import, ram,
+    import,
+    pack::Compression,
+    ram,
     recipe::{self, Recipe},
 };
 use serde_json::json;
@@ -47,6 +49,9 @@ pub(super) struct Build {
     /// Folder for what is made on the way, and for packages that a later build can use again.
     #[arg(long, env = "BILLET_BUILD", value_name = "FOLDER")]
     work: Option<PathBuf>,
+    /// What the image is compressed for: `fast` for nodes, `small` for slow links to them.
+    #[arg(long, default_value = "fast", value_name = "FOR")]
+    compression: Compression,
     /// With `dom0` and `ram`: the node's program; beside this one or in PATH without it.
     #[arg(long, env = "BILLET_AGENT", value_name = "FILE")]
     agent: Option<PathBuf>,
@@ -97,6 +102,7 @@ fn build_image(store: &Store, args: &Build) -> anyhow::Result<()> {
         .map_err(image::refused)?;
     let mut options = import::Options::new(&name);
     options.boot = built.boot;
+    options.compression = args.compression;
     options.seed = built.seed;
     let imported = image::import_disk(store, &built.disk, options)?;
     if args.json {

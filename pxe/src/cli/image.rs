@@ -13,6 +13,7 @@ use images::{
     format::{Format, Unfit},
     import,
     manifest::Boot,
+    pack::Compression,
     store::Store,
 };
 use serde_json::json;
@@ -112,6 +113,9 @@ pub(super) struct Import {
     /// What the file is, when its first bytes do not tell: raw, qcow2, vmdk, vhd or vhdx.
     #[arg(long)]
     format: Option<Format>,
+    /// What the image is compressed for: `fast` for nodes, `small` for slow links to them.
+    #[arg(long, default_value = "fast", value_name = "FOR")]
+    compression: Compression,
     /// The kernel for nodes that start by kexec: the number of the partition (ext4) and the path in it.
     #[arg(long, value_name = "NUMBER:PATH", value_parser = kernel)]
     kernel: Option<(u32, String)>,
@@ -193,6 +197,7 @@ fn import(args: &Import) -> anyhow::Result<()> {
     options.seed = args.seed;
     options.sector_size = args.sector_size;
     options.format = args.format;
+    options.compression = args.compression;
     options.boot = args.boot();
     let imported = import_disk(&store, &args.disk, options)?;
     if args.json {
