@@ -159,13 +159,13 @@ impl<'a> Pipeline<'a> {
         beside: Beside,
         room: &mut Room,
     ) -> Passed {
-        let mut passed = Passed::default();
-        if self.failure.is_set() || !self.has_work(pass, fates, &beside) {
-            return passed;
-        }
         let Beside { order, readers } = beside;
         let threads = self.writer.threads();
         let [comparers, checkers, writers] = room.split();
+        let mut passed = Passed::default();
+        if self.failure.is_set() {
+            return passed;
+        }
         thread::scope(|scope| {
             let (jobs, to_do) = bounded(threads);
             let (runs, to_fetch) = bounded(1);
@@ -195,12 +195,6 @@ impl<'a> Pipeline<'a> {
             passed.missed = missed.unwrap_or_default();
         });
         passed
-    }
-
-    /// Whether there is anything that a pass would do.
-    fn has_work(&self, pass: Pass, fates: &[Fate], beside: &Beside) -> bool {
-        let mut spans = spans(&self.writer.part, &self.writer.edges);
-        !beside.order.batches.is_empty() || spans.any(|span| pass.take(span, fates).is_some())
     }
 
     /// Starts the threads that compare the disk with the image.
