@@ -61,6 +61,34 @@ fn an_image_is_imported_listed_verified_and_removed() {
     billet(&store, &["image", "show", "one"]).assert().code(1);
 }
 
+#[test]
+fn an_image_may_be_made_for_slow_links() {
+    let folder = tempfile::tempdir().unwrap();
+    // Words, in no order: Huffman codes and a long search for matches save the most of such.
+    let mut seed = 1_u32;
+    let words: Vec<u8> = std::iter::repeat_with(|| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        [&b"rack "[..], b"node ", b"image", b"bridge ", b"slice "][(seed >> 16) as usize % 5]
+    })
+    .take(1 << 18)
+    .flatten()
+    .copied()
+    .take(1 << 20)
+    .collect();
+    let packed = |compression: &str| {
+        let store = folder.path().join(compression);
+        let import = ["image", "import", "--name", "one", "--json", "--compression"];
+        let said =
+            json(billet(&store, &import).args([compression, "-"]).write_stdin(words.clone()));
+        billet(&store, &["image", "verify", "one"]).assert().success();
+        (said["manifest"].clone(), said["new_bytes"].as_u64().unwrap())
+    };
+    let (fast, small) = (packed("fast"), packed("small"));
+    assert!(fast.0 == small.0 && small.1 < fast.1, "{fast:?} {small:?}");
+    let import = ["image", "import", "--name", "two", "--compression", "19", "-"];
+    says(&mut billet(&folder.path().join("fast"), &import), 2, "fast and small are");
+}
+
 /// 768 MiB that do not shrink and no part of which comes again, then 1.5 GiB of zeros.
 fn pour(mut to: impl std::io::Write) {
     let (mut state, mut bytes) = (4711_u64, vec![0; 1 << 20]);
