@@ -9,6 +9,7 @@ use crate::{
     index::Location,
     pack::{BadChunk, Decoder, Source},
     plan::{Piece, Run},
+    window::WINDOW,
     write::WriteError,
 };
 
@@ -18,6 +19,10 @@ pub(crate) struct Fetched {
     /// With whatever an earlier piece left behind them.
     pub(crate) frames: Vec<u8>,
 }
+
+/// Room for a piece's frames, whatever it is: memory that is asked for and not touched costs nothing, and what grows is
+/// copied.
+const PIECE: usize = WINDOW + (64 << 10);
 
 /// Memory for frames that was used before. Fresh memory costs a page fault for every 4 KiB, and
 /// zeros that nobody reads.
@@ -35,7 +40,7 @@ impl Spare {
 
     /// Room for `len` bytes at least.
     fn take(&self, len: usize) -> Vec<u8> {
-        let mut room = self.take.try_recv().unwrap_or_default();
+        let mut room = self.take.try_recv().unwrap_or_else(|_| Vec::with_capacity(PIECE));
         if room.len() < len {
             room.resize(len, 0);
         }

@@ -22,7 +22,7 @@ use crate::{
     image::Part,
     manifest::MAX_CHUNK,
     moves::{MOVE, Move},
-    pipeline::join,
+    pipeline::{Room, join},
     previous::Previous,
     scan::{cut, scan},
     sources::Sources,
@@ -53,14 +53,14 @@ pub(crate) struct Look {
 
 impl Look {
     /// Looks at the disk as far as it has to be known before anything of the part changes.
-    pub(crate) fn new(writer: &Writer<'_>) -> Result<Self, WriteError> {
+    pub(crate) fn new(writer: &Writer<'_>, room: &mut Room) -> Result<Self, WriteError> {
         let part = &*writer.part;
         let sources = Sources::new(&part.extents);
         let mut fates = vec![Fate::Absent; part.extents.len()];
         if let Some(previous) = writer.options.previous {
             expect(part, previous, &sources, &mut fates);
         }
-        let sample = Sample::take(writer, &sources, &fates)?;
+        let sample = Sample::take(writer, &sources, &fates, room.lend(AT_ONCE * SAMPLE))?;
         let unsure = writer.is_broken_off || sample.in_place();
         if unsure {
             fates.fill(Fate::Look);
@@ -172,7 +172,12 @@ struct Sample {
 impl Sample {
     /// Looks where the image has chunks of which nothing is expected: where images have
     /// something, disks are used.
-    fn take(writer: &Writer<'_>, sources: &Sources<'_>, fates: &[Fate]) -> Result<Self, DiskError> {
+    fn take(
+        writer: &Writer<'_>,
+        sources: &Sources<'_>,
+        fates: &[Fate],
+        room: &mut [u8],
+    ) -> Result<Self, DiskError> {
         let unknown = || {
             let spans = spans(&writer.part, &writer.edges);
             let unknown = |span: &Span| fates.get(span.extent as usize) == Some(&Fate::Absent);
@@ -183,12 +188,12 @@ impl Sample {
         for (number, span) in unknown().step_by(step).enumerate() {
             if number % (SAMPLES / FIRST) == 0 { first.push(span) } else { others.push(span) }
         }
-        let sample = Sample::at(writer, sources, first)?;
+        let sample = Sample::at(writer, sources, first, room)?;
         let has_nothing = sample.in_place == 0 && sample.elsewhere == 0;
         if has_nothing {
             Ok(sample)
         } else {
-            Ok(sample.with(&Sample::at(writer, sources, others)?))
+            Ok(sample.with(&Sample::at(writer, sources, others, room)?))
         }
     }
 
@@ -196,6 +201,7 @@ impl Sample {
         writer: &Writer<'_>,
         sources: &Sources<'_>,
         places: Vec<Span>,
+        room: &mut [u8],
     ) -> Result<Self, DiskError> {
         let places = Mutex::new(places.into_iter());
         let end = writer.edges.inner().end;
@@ -209,7 +215,6 @@ impl Sample {
                 sample.look(&span, bytes, sources);
             }
         };
-        let mut room = Buffer::new(AT_ONCE * SAMPLE);
         thread::scope(|scope| {
             let threads: Vec<_> =
                 room.chunks_exact_mut(SAMPLE).map(|room| scope.spawn(|| look(room))).collect();

@@ -67,15 +67,21 @@ struct Passed {
 }
 
 /// Room for a window in the hands of each comparer, each checker and each writer.
-struct Room {
+pub(crate) struct Room {
     windows: Buffer,
     cpus: usize,
 }
 
 impl Room {
-    fn new(cpus: usize) -> Self {
+    pub(crate) fn new(cpus: usize) -> Self {
         let windows = Buffer::new((3 * cpus + COMPARERS + CHECKERS + WRITERS) * WINDOW);
         Room { windows, cpus }
+    }
+
+    /// So many bytes of it, as long as nobody has it: of the writers', who touch theirs anyway.
+    pub(crate) fn lend(&mut self, len: usize) -> &mut [u8] {
+        let start = self.windows.len().saturating_sub(len);
+        &mut self.windows[start..]
     }
 
     /// That of each kind, a window for each thread.
@@ -102,7 +108,7 @@ impl<'a> Pipeline<'a> {
 
     /// Makes the part what it should be, or adds up what that would take; `plan` is what was done
     /// before.
-    pub(crate) fn run(self, look: Look, plan: Plan) -> Result<Plan, WriteError> {
+    pub(crate) fn run(self, look: Look, plan: Plan, room: &mut Room) -> Result<Plan, WriteError> {
         self.advance(0);
         let Look { mut fates, moves } = look;
         let order = order(moves);
@@ -112,14 +118,13 @@ impl<'a> Pipeline<'a> {
         set(&mut fates, order.given_up.iter().flat_map(Move::numbers), Fate::AbsentLater);
         self.put_off(&mut fates, &readers);
         let beside = Beside { order, readers: Some(readers) };
-        let mut room = Room::new(self.writer.threads());
-        let passed = self.pass(Pass::Chunks, &fates, &mut planner, beside, &mut room);
+        let passed = self.pass(Pass::Chunks, &fates, &mut planner, beside, room);
         set(&mut fates, passed.later.into_iter(), Fate::AbsentLater);
         planner.plan.copied -= self.lengths(&passed.missed);
         set(&mut fates, passed.missed.into_iter(), Fate::LookLater);
-        self.pass(Pass::Later, &fates, &mut planner, Beside::default(), &mut room);
+        self.pass(Pass::Later, &fates, &mut planner, Beside::default(), room);
         let look = self.looks_for_zeros(&planner.plan);
-        self.pass(Pass::Zeros { look }, &fates, &mut planner, Beside::default(), &mut room);
+        self.pass(Pass::Zeros { look }, &fates, &mut planner, Beside::default(), room);
         self.failure.into_result()?;
         Ok(planner.plan)
     }
