@@ -108,7 +108,7 @@ impl<'a> Pipeline<'a> {
 
     /// Makes the part what it should be, or adds up what that would take; `plan` is what was done
     /// before.
-    pub(crate) fn run(self, look: Look, plan: Plan, room: &mut Room) -> Result<Plan, WriteError> {
+    pub(crate) fn run(self, look: Look, plan: Plan, mut room: Room) -> Result<Plan, WriteError> {
         self.advance(0);
         let Look { mut fates, moves } = look;
         let order = order(moves);
@@ -118,13 +118,13 @@ impl<'a> Pipeline<'a> {
         set(&mut fates, order.given_up.iter().flat_map(Move::numbers), Fate::AbsentLater);
         self.put_off(&mut fates, &readers);
         let beside = Beside { order, readers: Some(readers) };
-        let passed = self.pass(Pass::Chunks, &fates, &mut planner, beside, room);
+        let passed = self.pass(Pass::Chunks, &fates, &mut planner, beside, &mut room);
         set(&mut fates, passed.later.into_iter(), Fate::AbsentLater);
         planner.plan.copied -= self.lengths(&passed.missed);
         set(&mut fates, passed.missed.into_iter(), Fate::LookLater);
-        self.pass(Pass::Later, &fates, &mut planner, Beside::default(), room);
+        self.pass(Pass::Later, &fates, &mut planner, Beside::default(), &mut room);
         let look = self.looks_for_zeros(&planner.plan);
-        self.pass(Pass::Zeros { look }, &fates, &mut planner, Beside::default(), room);
+        self.pass(Pass::Zeros { look }, &fates, &mut planner, Beside::default(), &mut room);
         self.failure.into_result()?;
         Ok(planner.plan)
     }

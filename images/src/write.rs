@@ -298,14 +298,15 @@ impl<'a> Writer<'a> {
 
     /// Makes one part after the other what it should be, or adds up what that would take.
     fn run(&mut self, change: bool) -> Result<Plan, WriteError> {
-        let (mut plan, mut room) = (Plan::default(), Room::new(self.threads()));
+        let mut plan = Plan::default();
         for number in 0..self.image.parts() {
             // The one before has to go first.
             self.part = Arc::default();
             self.part = self.image.part(number)?;
+            let mut room = Room::new(self.threads());
             let look = self.phase(Phase::Plan, |writer| Look::new(writer, &mut room))?;
             plan = self.phase(Phase::Write, |writer| {
-                Pipeline::new(writer, change).run(look, plan, &mut room)
+                Pipeline::new(writer, change).run(look, plan, room)
             })?;
             if !self.part.is_last {
                 self.phase(Phase::Verify, |writer| writer.read_back(|_, _| {}))?;
