@@ -1,6 +1,11 @@
 //! The disk that is written to: a loop device over a file, with direct I/O.
 
-use std::{fs::File, os::unix::fs::FileExt as _, path::Path, process::Command};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, ensure};
 use images::Extent;
@@ -12,10 +17,11 @@ use super::{
 };
 use crate::tool;
 
-/// The device; detached when dropped.
+/// The device; detached when dropped, and its file removed.
 pub struct Target {
     /// Its path.
     pub device: String,
+    file: PathBuf,
 }
 
 impl Target {
@@ -24,13 +30,13 @@ impl Target {
     /// # Errors
     /// When this is not root, or the kernel has no loop devices.
     pub fn attach(folder: &Path) -> Result<Self> {
-        let path = folder.join("target.raw");
-        File::create(&path).and_then(|file| file.set_len(SIZE)).context("making the target")?;
+        let file = folder.join("target.raw");
+        File::create(&file).and_then(|file| file.set_len(SIZE)).context("making the target")?;
         let mut losetup = Command::new(tool::program("losetup", "mount")?);
         // coreos-installer wants a disk that may have partitions.
-        losetup.args(["--partscan", "--find", "--show", "--direct-io=on"]).arg(&path);
+        losetup.args(["--partscan", "--find", "--show", "--direct-io=on"]).arg(&file);
         let device = run(&mut losetup).context("attaching a loop device, as root may")?;
-        Ok(Target { device: device.trim().to_owned() })
+        Ok(Target { device: device.trim().to_owned(), file })
     }
 
     /// Gives it a state, past the page cache and down to the medium.
@@ -82,6 +88,7 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         let _ = Command::new("losetup").args(["--detach", &self.device]).status();
+        let _ = fs::remove_file(&self.file);
     }
 }
 
