@@ -1,7 +1,7 @@
 //! `engine-whole`, `engine-used`, `engine-upgrade`, `engine-rebuilt`, `engine-same`: a disk
 //! becomes an image, by `billet-agent write` and by what else writes images.
 //!
-//! Beside each its `-limit` and `-together`: the same seconds against what this machine allows at best
+//! Beside each its `-limit`, `-disk` and `-together`: the same seconds against what this machine allows at best
 //! ([`super::engine_limit`]), and its `-bytes`: what travelled against the compressed bytes of
 //! the chunks that the disk had nowhere. `-memory` is the most that any run needed.
 
@@ -171,7 +171,8 @@ impl Case {
         let of_runs = |part: &dyn Fn(&Limit) -> f64| {
             median(ours.iter().map(|(limit, _)| part(limit)).collect())
         };
-        let (limit, together) = (of_runs(&Limit::longest), of_runs(&|limit| limit.together));
+        let (limit, disk) = (of_runs(&Limit::longest), of_runs(&|limit| limit.disk));
+        let together = of_runs(&|limit| limit.together);
         let parts: Vec<_> = PARTS
             .iter()
             .enumerate()
@@ -184,6 +185,13 @@ impl Case {
             Row::compare(&name("limit"), "s", less, seconds, &[(peer, limit)])
                 .with_bar(2.0)
                 .beside("if nothing else took time", &parts),
+            Row::compare(
+                &name("disk"),
+                "s",
+                less,
+                seconds,
+                &[("disk reads and writes at once", disk)],
+            ),
             Row::compare(&name("together"), "s", less, seconds, &[("all of it at once", together)]),
             Row::limit(&name("memory"), "MiB", peak, MEMORY),
         ];

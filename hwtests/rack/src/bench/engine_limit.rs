@@ -15,6 +15,9 @@ pub const PARTS: [&str; 4] = ["disk reads", "disk writes", "network", "decompres
 pub struct Limit {
     /// Of each of [`PARTS`], if nothing else happened.
     pub parts: [f64; PARTS.len()],
+    /// Of what is read and what is written at once, and nothing else: a disk behind one queue does both one after
+    /// the other.
+    pub disk: f64,
     /// Of all of them at once, none waiting for another: there is one disk to read and to write, and
     /// what receives and what decompresses share the cores.
     pub together: f64,
@@ -39,7 +42,8 @@ impl Limit {
         for (seconds, part) in seconds.iter_mut().zip(parts) {
             *seconds = machine.seconds(part)?;
         }
-        Ok(Limit { parts: seconds, together: machine.seconds(all)? })
+        let disk = machine.seconds(Load { read, write: written, ..Load::default() })?;
+        Ok(Limit { parts: seconds, disk, together: machine.seconds(all)? })
     }
 
     /// The part that takes longest.
