@@ -52,6 +52,7 @@ pub mod serving;
 pub mod sitting;
 pub mod size;
 pub mod slices;
+pub mod stolen;
 pub mod tftp;
 pub mod wire;
 

@@ -26,6 +26,7 @@ use super::{
     rounds::{Contender, interleave, median},
     row::{Better, Row},
     sitting::Sitting,
+    stolen::undisturbed,
 };
 
 const ROUNDS: usize = 5;
@@ -133,11 +134,14 @@ impl Case {
         let run = |writer: Writer| {
             let (work, target, ours, machine) = (&work, &target, &ours, &machine);
             move || {
-                target.become_state(work, self.before)?;
-                work.keep_in_memory(self.image)?;
-                let command = writer.command(work, target, self.image)?;
-                let taken = Taken::of(command, &folder.join("run.log"))?;
-                target.check(work, self.image, writer.writes())?;
+                let taken = undisturbed(|| {
+                    target.become_state(work, self.before)?;
+                    work.keep_in_memory(self.image)?;
+                    let command = writer.command(work, target, self.image)?;
+                    let taken = Taken::of(command, &folder.join("run.log"))?;
+                    target.check(work, self.image, writer.writes())?;
+                    Ok(taken)
+                })?;
                 let seconds = taken.seconds;
                 if writer == billet {
                     let limit = Limit::measure(&mut machine.borrow_mut(), &taken)?;

@@ -10,6 +10,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
 
+use super::stolen::Ticks;
+
 /// How often the memory of a run is looked at; the kernel keeps the peak.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -22,6 +24,8 @@ pub struct Taken {
     pub cpu: f64,
     /// The most memory that its first process had, MiB.
     pub peak: f64,
+    /// What the host gave to others meanwhile, as a share of all CPU time.
+    pub stolen: f64,
     /// What it said.
     pub said: String,
 }
@@ -31,7 +35,7 @@ impl Taken {
     pub fn of(mut command: Command, log: &Path) -> Result<Self> {
         let file = fs::File::create(log).context("opening a log")?;
         command.stdin(Stdio::null()).stdout(file.try_clone().context("opening a log")?);
-        let (began, cpu) = (Instant::now(), cpu_of_ended()?);
+        let (began, cpu, ticks) = (Instant::now(), cpu_of_ended()?, Ticks::now()?);
         let mut child = command.stderr(file).spawn().context("starting a run")?;
         let (status, mut peak) = (format!("/proc/{}/status", child.id()), 0.0);
         let ended = loop {
@@ -42,9 +46,10 @@ impl Taken {
             std::thread::sleep(LOOK);
         };
         let (seconds, cpu) = (began.elapsed().as_secs_f64(), cpu_of_ended()? - cpu);
+        let stolen = Ticks::now()?.stolen_since(ticks);
         let said = fs::read_to_string(log).unwrap_or_default();
         ensure!(ended.success(), "{command:?} failed ({ended}): {said}");
-        Ok(Taken { seconds, cpu, peak, said })
+        Ok(Taken { seconds, cpu, peak, stolen, said })
     }
 
     /// The bytes that billet's plan has of a kind: `kept`, `copied`, `fetched`, `received`.

@@ -13,6 +13,7 @@ use super::{
     engine_work::{State, Work},
     rounds::{Contender, interleave, median},
     row::{Better, Row},
+    stolen::undisturbed,
 };
 use crate::{artefacts::Programs, tool};
 
@@ -36,9 +37,11 @@ pub fn run(folder: &Path) -> Result<Vec<Row>> {
     let take = |line: String| {
         let (new, made) = (&new, &made);
         move || {
-            let _ = fs::remove_dir_all(new);
-            fs::create_dir_all(new).with_context(|| format!("making {}", new.display()))?;
-            let taken = Taken::of(shell(&line), &folder.join("run.log"))?;
+            let taken = undisturbed(|| {
+                let _ = fs::remove_dir_all(new);
+                fs::create_dir_all(new).with_context(|| format!("making {}", new.display()))?;
+                Taken::of(shell(&line), &folder.join("run.log"))
+            })?;
             made.borrow_mut().push(taken.clone());
             Ok(taken.seconds)
         }
