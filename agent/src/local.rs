@@ -5,17 +5,19 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Result;
 use images::{
     Digest, Disk, Store,
     listed::Stored,
+    name::Name,
     pack::Source,
     previous::Previous,
     write::{self, Options},
 };
-use protocol::Step;
+use protocol::{Step, path};
 
 use crate::{
     console,
@@ -24,47 +26,61 @@ use crate::{
     image::{self, Image, TRUSTED},
     listings::Listings,
     packs::Packs,
+    patience::Patience,
     progress::Teller,
     server::Server,
 };
+
+/// Ways to say which image.
+const ACCEPTED: &str =
+    "`/the/store#name`, `http://10.0.0.1:8080/images/name` and `http://10.0.0.1:8080#<digest>`";
+/// A server that is being restarted is back sooner.
+const AWAY: Duration = Duration::from_secs(10 * 60);
 
 /// Where an image is to be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// In a store's folder, by name or beginning of its digest.
     Store(PathBuf, String),
-    /// At a provisioner, by digest.
-    Server(String, Digest),
+    /// At a provisioner, by digest or by what it calls the image now.
+    Server(String, String),
 }
 
 impl FromStr for Origin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let accepted = "`/the/store#name` and `http://10.0.0.1:8080#<digest>` are";
+        let is_url = text.starts_with("http://");
+        let door = is_url.then(|| text.rsplit_once(&format!("{}/", path::IMAGES))).flatten();
         let (place, name) = text
             .rsplit_once('#')
+            .or(door)
             .filter(|(place, name)| !place.is_empty() && !name.is_empty())
-            .ok_or_else(|| format!("`{text}` names no image, {accepted}"))?;
-        if place.starts_with("http://") {
-            let digest = name.parse().map_err(|error| format!("{error}; {accepted}"))?;
-            return Ok(Origin::Server(place.to_owned(), digest));
+            .ok_or_else(|| format!("`{text}` names no image; {ACCEPTED} are accepted"))?;
+        if !is_url {
+            return Ok(Origin::Store(place.into(), name.to_owned()));
         }
-        Ok(Origin::Store(place.into(), name.to_owned()))
+        // It becomes a part of a URL.
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if !name.bytes().all(fits) {
+            return Err(format!("`{name}` cannot name an image; {ACCEPTED} are accepted"));
+        }
+        Ok(Origin::Server(place.to_owned(), name.to_owned()))
     }
 }
 
 /// What the verb was told.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Write {
-    /// Image to write: `/the/store#name` or `http://10.0.0.1:8080#<digest>`
-    #[arg(long, value_name = "PLACE#NAME")]
+    /// Image to write: `/the/store#name`, `http://10.0.0.1:8080/images/name`, or for ever the same one:
+    /// `http://10.0.0.1:8080#<digest>`
+    #[arg(long, value_name = "IMAGE")]
     image: Origin,
     /// Disk to write to, or a file that plays one
     #[arg(long, value_name = "DISK")]
     to: PathBuf,
     /// Image that was written to this disk before: tells where to look for what can be copied
-    #[arg(long, value_name = "PLACE#NAME")]
+    #[arg(long, value_name = "IMAGE")]
     previous: Option<Origin>,
     /// Say what would be kept, copied, fetched and zeroed, and change nothing
     #[arg(long)]
@@ -97,10 +113,10 @@ pub(crate) fn write(asked: &Write) -> Result<(), Fault> {
             let image = Image::open(listed, name, signature.as_deref(), trusted, asked.unsigned)?;
             write_from(&image, &stored.store, asked, &teller)
         }
-        Origin::Server(base, digest) => {
-            let server = Server::at(base).map_err(|error| Fault::stays(Step::Plan, error))?;
+        Origin::Server(base, name) => {
+            let (server, digest) = at_server(base, name)?;
             let trusted = asked.trusted.as_deref().unwrap_or(Path::new(TRUSTED));
-            let image = Image::fetch(&server, digest, trusted, asked.unsigned)?;
+            let image = Image::fetch(&server, &digest, trusted, asked.unsigned)?;
             write_from(&image, &Packs::of(&server), asked, &teller)
         }
     }
@@ -122,10 +138,30 @@ fn previous(origin: &Origin) -> Result<Previous<'static>, Fault> {
             let (stored, _) = stored.map_err(|error| Fault::stays(Step::Plan, error))?;
             image::previous(Arc::new(stored))
         }
-        Origin::Server(base, digest) => {
-            let server = Server::at(base).map_err(|error| Fault::stays(Step::Plan, error))?;
-            image::previous(Arc::new(Listings::of(&server, *digest)))
+        Origin::Server(base, name) => {
+            let (server, digest) = at_server(base, name)?;
+            image::previous(Arc::new(Listings::of(&server, digest)))
         }
+    }
+}
+
+/// A provisioner, and the manifest that it means by a name. Which one it is, is said: the next time it may be
+/// another.
+fn at_server(base: &str, name: &str) -> Result<(Server, Digest), Fault> {
+    let server = Server::at(base).map_err(|error| Fault::stays(Step::Plan, error))?;
+    if let Ok(digest) = name.parse() {
+        return Ok((server, digest));
+    }
+    let path = format!("{}/{name}", path::IMAGES);
+    let mut patience = Patience::new(&path, AWAY);
+    let found: Result<Name, _> = Server::insist(&mut patience, || server.get(&path, None)?.json());
+    match found {
+        Ok(Name { manifest, .. }) => {
+            console::say(format_args!("image {name} is {manifest}"));
+            Ok((server, manifest))
+        }
+        Err(error) if error.may_pass() => Err(Fault::passes(Step::Plan, error)),
+        Err(error) => Err(Fault::stays(Step::Plan, error)),
     }
 }
 
@@ -165,11 +201,29 @@ mod tests {
     fn an_image_is_named_by_place_and_name() {
         let store = Origin::Store("/srv/a#b".into(), "bare".to_owned());
         assert_eq!("/srv/a#b#bare".parse(), Ok(store));
-        let digest = Digest::of(b"x");
-        let server = Origin::Server("http://10.0.0.1:8080".to_owned(), digest);
-        assert_eq!(format!("http://10.0.0.1:8080#{digest}").parse(), Ok(server));
-        for text in ["", "bare", "#bare", "/srv#", "http://10.0.0.1#bare"] {
-            assert!(text.parse::<Origin>().is_err(), "{text}");
+        let digest = Digest::of(b"x").to_string();
+        for name in [&digest, "bare", "bare-13.1"] {
+            let at = |base: &str| Ok(Origin::Server(base.to_owned(), name.to_owned()));
+            assert_eq!(format!("http://10.0.0.1:8080#{name}").parse(), at("http://10.0.0.1:8080"));
+            assert_eq!(format!("http://10.0.0.1/images/{name}").parse(), at("http://10.0.0.1"));
+            assert_eq!(format!("http://[::1]/a/images/{name}").parse(), at("http://[::1]/a"));
+        }
+        let wrong = [
+            "",
+            "bare",
+            "#bare",
+            "/srv#",
+            "/srv/images/bare",
+            "http://10.0.0.1",
+            "http://10.0.0.1/bare",
+            "http://10.0.0.1/images/",
+            "http://10.0.0.1/images/a/b",
+            "http://10.0.0.1#a?b",
+            "http://10.0.0.1#",
+        ];
+        for text in wrong {
+            let why = text.parse::<Origin>().unwrap_err();
+            assert!(why.contains(ACCEPTED), "{text}: {why}");
         }
     }
 }

@@ -78,6 +78,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route(Named::Index.door(), files(Named::Index))
         .route(Named::Pack.door(), files(Named::Pack))
         .route("/v1/chunks/{digest}", get(bytes::chunk))
+        .route("/images/{name}", get(bytes::name))
         .route("/openapi.json", get(api_doc::openapi))
         .route("/metrics", get(metrics::scrape))
         .route("/healthz", get(healthz))

@@ -3,7 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use images::{Digest, Store, name::Unresolved, shelf};
+use images::{
+    Digest, Store,
+    name::{Name, Unresolved},
+    shelf,
+};
 use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
@@ -91,6 +95,12 @@ impl Library {
         let store = self.0.clone();
         let holds = blocking(move || Ok(store.holds()?)).await?;
         Ok(holds.iter().filter_map(|(holder, _)| holder.parse().ok()).collect())
+    }
+
+    /// What an image's name stands for.
+    pub async fn name(&self, name: String) -> Result<Option<Name>, Undone> {
+        let store = self.0.clone();
+        blocking(move || Ok(store.name(&name)?)).await
     }
 
     /// Every named image.

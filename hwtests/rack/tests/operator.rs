@@ -1,5 +1,6 @@
 //! What an operator types, from a blank machine to a finished one: `billet` is asked on its command
-//! line, into pipes, on a dumb terminal and on a live one, while a real machine is imaged.
+//! line, into pipes, on a dumb terminal and on a live one, while a real machine is imaged; and
+//! `billet-agent` writes an image by its name, without all the rest.
 
 use std::{
     fs::File,
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let stories = vec![
         Story { name: "a_machine_is_imaged_from_the_command_line", play: by_hand },
         Story { name: "what_cannot_be_is_refused_by_the_command_line", play: refusals },
+        Story { name: "an_image_is_written_by_its_name", play: by_name },
     ];
     stage::run(&PROGRAM, stories)
 }
@@ -166,6 +168,39 @@ fn is_plain(output: &Output, wanted: &[&str]) -> Result<()> {
     for wanted in wanted {
         ensure!(text.contains(wanted), "no `{wanted}` in:\n{text}");
     }
+    Ok(())
+}
+
+/// The imager without all the rest.
+fn by_name(stage: &Stage) -> Result<()> {
+    let tiny = stage.tiny("alone", Size::mib(8))?;
+    let base = stage.server().base();
+    let disk = stage.folder().join("alone.disk");
+    let file = File::create(&disk).context("making a file")?;
+    file.set_len(tiny.size + (4 << 20)).context("making a file")?;
+    let keys = stage.store().join("keys");
+    let write = |image: &str, more: &[&str]| -> Result<(Option<i32>, String)> {
+        let mut agent = Command::new(&stage.artefacts().programs.agent);
+        agent.args(["write", "--image", image, "--to"]).arg(&disk).args(more);
+        let output = agent.arg("--trusted").arg(&keys).output().context("running billet-agent")?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
+    };
+
+    let (code, said) = write(&format!("{base}/images/absent"), &[])?;
+    ensure!(code == Some(1) && said.contains("no image absent"), "{code:?}: {said}");
+    tiny.blocks_on(&disk).and_then(|blocks| match blocks {
+        0 => Ok(()),
+        _ => anyhow::bail!("{blocks} blocks of an image that is not there"),
+    })?;
+
+    let alone = format!("{base}/images/alone");
+    let (code, said) = write(&alone, &["--grow"])?;
+    ensure!(code == Some(0) && said.contains("image alone is "), "{code:?}: {said}");
+    tiny.is_on(&disk)?;
+    // What is there already is not fetched.
+    let (code, said) = write(&alone, &["--grow", "--dry-run", "--previous", &alone])?;
+    ensure!(code == Some(0) && said.contains(" 0 fetched"), "{code:?}: {said}");
     Ok(())
 }
 

@@ -18,6 +18,9 @@ pub const REPORT: &str = "/v1/agent/report";
 pub const CONFIG: &str = "/v1/agent/config";
 /// `POST` [`crate::HostReport`] -> [`crate::Heard`]; bearer: the node's own token.
 pub const STATUS: &str = "/v1/agent/status";
+/// `GET /images/<name>` -> what the store keeps of a name: `{"manifest": "<blake3>", "created": <seconds>}`. Only
+/// says which manifest is meant: whether it may be believed, its signature says.
+pub const IMAGES: &str = "/images";
 /// `GET /v1/manifests/<blake3>` -> the manifest's bytes, and `.../minisig`, `.../index` under it.
 pub const MANIFESTS: &str = "/v1/manifests";
 /// `GET /v1/packs/<blake3>`, with ranges.

@@ -1,6 +1,6 @@
 //! Manifests, packs and chunks: bytes that name themselves, for anyone and any cache.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use axum::{
     extract::{Path, State},
@@ -104,6 +104,15 @@ async fn send(
     sent.ok_or_else(|| absent(kind.noun(), &digest))
 }
 
+/// What an image's name stands for now, for who writes it by hand.
+pub async fn name(State(shared): Context, Path(name): Path<String>) -> Result<Response, Fault> {
+    let found = shared.provisioner.library.name(name.clone()).await?;
+    let shown = || name.escape_debug().take(80).collect::<String>();
+    let found = found.ok_or_else(|| absent("image", &shown()))?;
+    let changing = [(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))];
+    Ok((changing, axum::Json(found)).into_response())
+}
+
 /// One chunk, plain.
 pub async fn chunk(State(shared): Context, Path(name): Path<String>) -> Result<Response, Fault> {
     let digest = door::digest(&name)?;
@@ -116,7 +125,7 @@ pub async fn chunk(State(shared): Context, Path(name): Path<String>) -> Result<R
     Ok((headers, chunk).into_response())
 }
 
-fn absent(what: &str, digest: &Digest) -> Fault {
-    let text = format!("the store has no {what} {digest}; GET /v1/images lists what it has");
+fn absent(what: &str, name: &dyn Display) -> Fault {
+    let text = format!("the store has no {what} {name}; GET /v1/images lists what it has");
     Fault::new(StatusCode::NOT_FOUND, text)
 }

@@ -150,6 +150,18 @@ fn a_manifest_comes_with_what_is_beside_it() {
 }
 
 #[test]
+fn a_name_says_which_manifest_it_stands_for() {
+    let server = Server::start();
+    let answer = server.ask("GET", "/images/bare", &[], b"");
+    assert_eq!(answer.header("cache-control"), "no-cache");
+    assert_eq!(answer.expect(200)["manifest"], server.manifest.to_string());
+    for name in ["absent", "%2e%2e", "..%2fkeys%2fbillet.key", "TINY", "%00", &"a".repeat(4096)] {
+        let said = server.ask("GET", &format!("/images/{name}"), &[], b"").problem(404);
+        assert!(said.contains("the store has no image"), "{name}: {said}");
+    }
+}
+
+#[test]
 fn what_is_no_name_is_refused() {
     let server = Server::start();
     let absent = "a".repeat(64);
