@@ -23,7 +23,7 @@ COREOS   := 0.27.0
 RACK     := BILLET=$(BUILT)/debug/billet BILLET_AGENT=$(BUILT)/agent/billet-agent
 export PATH := $(CURDIR)/target/tools/bin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: all deps bench-deps check lint licences agent programs tests unit units devices system e2e xen demo test peers bench torture
+.PHONY: all deps bench-deps room check lint licences agent programs tests unit units devices system e2e xen demo test peers bench torture
 
 all: programs
 
@@ -43,6 +43,18 @@ deps bench-deps:
 	    echo "install them with: sudo apt-get install --no-install-recommends$$missing"; exit 1; \
 	fi
 	@command -v cargo >/dev/null || { echo "missing: Rust; see https://rustup.rs"; exit 1; }
+
+# GB that are filled: below target/ where nothing is built yet, and by stories' disks.
+ROOM       := 10
+DISKS_ROOM := 2
+
+## room for it: a full disk shows only after many minutes, as failures of whatever wrote last
+room:
+	@free() { df --output=avail -B1000000000 "$$1" | tail -n 1 | tr -d ' '; }; \
+	has() { [ "$$(free "$$1")" -ge "$$2" ] || { \
+	    echo "too little room: $$2 GB are needed in $$1 for $$3, $$(free "$$1") GB are free$$4"; exit 1; }; }; \
+	[ -d target/$(TRIPLE)/debug/deps ] || has "$(CURDIR)" $(ROOM) "what is built" ""; \
+	has "$${TMPDIR:-/tmp}" $(DISKS_ROOM) "disks of virtual machines" " (TMPDIR names another place)"
 
 ## what CI checks first
 check: lint licences
@@ -121,7 +133,7 @@ xen:
 story-%:
 	$(RACK) $(PATIENT) $(CARGO_TEST) --test $* -- $(foreach story,$(TORTURE),--skip $(story))
 
-test: deps
+test: deps room
 	$(MAKE) --no-print-directory -j3 check tests agent
 	$(MAKE) --no-print-directory -j3 -k -Otarget xen units $(STORIES:%=story-%)
 
@@ -140,7 +152,7 @@ bench: bench-deps peers programs
 	    cargo run --locked --quiet --release -p rack -- bench $(if $(ONLY),--only $(ONLY)) $(if $(RUNS),--runs $(RUNS)) \
 	    $(if $(WITHOUT),--without $(WITHOUT))
 
-torture: deps agent
+torture: deps room agent
 	$(CARGO_TEST) --no-run
 	$(CARGO_TEST) --test power --test memory -- --ignored
 	$(RACK) $(CARGO_TEST) --test cuts -- torture_of
