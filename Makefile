@@ -97,7 +97,7 @@ units:
 	$(PATIENT) $(CARGO_TEST) --lib --bins $(UNIT:%=--test %)
 	$(MAKE) --no-print-directory devices
 
-## loop devices of 512 and 4096 bytes a sector, mounted and read-only ones; files of many owners
+## loop devices of 512 and 4096 bytes a sector, one of 10 TiB, mounted and read-only ones; files of many owners
 devices:
 ifeq ($(shell id -u),0)
 	$(CARGO_TEST) --test device --test layers -- --ignored
@@ -155,6 +155,7 @@ bench: bench-deps peers programs
 torture: deps room agent
 	$(CARGO_TEST) --no-run
 	$(CARGO_TEST) --test power --test memory -- --ignored
+	$(MAKE) --no-print-directory devices
 	$(RACK) $(CARGO_TEST) --test cuts -- torture_of
 	$(MAKE) --no-print-directory system
 	$(RACK) $(CARGO_TEST) --test dom0 -- bios_seed_and_guests

@@ -218,21 +218,22 @@ impl Disk {
     }
 
     /// Makes `len` bytes from `offset` zero, by the device's own means where it has some
-    /// that promise to read back zero; durable only after [`Disk::flush`].
-    pub fn zero(&self, offset: u64, len: u64) -> Result<(), DiskError> {
+    /// that promise to read back zero; durable only after [`Disk::flush`]. With `unmap` a device may give up the room
+    /// that they took, which can take it as long as writing them.
+    pub fn zero(&self, offset: u64, len: u64, unmap: bool) -> Result<(), DiskError> {
         let zero = || {
             self.show(Effect::Zero { offset, len })?;
             self.check_inside(offset, len)?;
-            if self.is_device() {
-                // The kernel writes zeros itself where the device has no command for it.
-                ioctl::zero_out(self.plain.as_fd(), offset, len)
-            } else {
-                match punch(&self.plain, offset, len) {
-                    Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                        self.write_zeros(offset, len)
-                    }
-                    result => result,
-                }
+            // The kernel writes zeros itself where the device has no command for it.
+            let zero_out = || ioctl::zero_out(self.plain.as_fd(), offset, len);
+            if self.is_device() && !unmap {
+                return zero_out();
+            }
+            match punch(&self.plain, offset, len) {
+                Err(error) if error.raw_os_error() != Some(libc::EOPNOTSUPP) => Err(error),
+                Ok(()) => Ok(()),
+                Err(_) if self.is_device() => zero_out(),
+                Err(_) => self.write_zeros(offset, len),
             }
         };
         zero().map_err(|source| self.failed("zeroing", offset, len, source))
@@ -372,6 +373,9 @@ fn zeroes_by_command(device: u64) -> bool {
     })
 }
 
+/// A hole in a file; of a device, its command for zeros with leave to unmap, and an error where it has none or does
+/// not promise that what it unmapped reads as zeros (block/fops.c, `blkdev_fallocate`). `BLKZEROOUT` gives no such
+/// leave: zeros would take room on a disk that has as much as is written to it.
 fn punch(file: &File, offset: u64, len: u64) -> io::Result<()> {
     use nix::fcntl::FallocateFlags;
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
@@ -401,7 +405,7 @@ mod tests {
         disk.flush().unwrap();
         disk.read_at(&mut aligned, 4096).unwrap();
         assert_eq!((aligned[3], aligned[4], aligned[103], aligned[104]), (7, 9, 9, 7));
-        disk.zero(4096, 4096).unwrap();
+        disk.zero(4096, 4096, false).unwrap();
         disk.read_at(&mut aligned, 4096).unwrap();
         assert!(aligned[..4096].iter().all(|byte| *byte == 0));
         assert_eq!(aligned[4096], 7);
@@ -426,7 +430,7 @@ mod tests {
         let disk = Disk::open(file.path()).unwrap();
         let disk = disk.watched(Arc::new(|_| Err(io::Error::other("power cut"))));
         assert!(disk.write_at(&[1; 4096], 0).is_err());
-        assert!(disk.zero(0, 4096).is_err() && disk.flush().is_err());
+        assert!(disk.zero(0, 4096, true).is_err() && disk.flush().is_err());
         let mut bytes = [1; 16];
         disk.read_at(&mut bytes, 0).unwrap();
         assert_eq!(bytes, [0; 16]);

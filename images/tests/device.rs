@@ -2,7 +2,12 @@
 //! be: `make test` runs them with `--ignored` where it is root, and says so where it is not.
 #![expect(clippy::unwrap_used, reason = "a test may end where it stands")]
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    path::Path,
+    process::Command,
+};
 
 use images::{
     Digest, Disk, Image, Store,
@@ -59,6 +64,47 @@ fn image(folder: &Path, sector: &str) -> (Vec<u8>, std::path::PathBuf) {
     );
     drop(device);
     (fs::read(&path).unwrap(), path)
+}
+
+/// A MiB that is not zero.
+fn noise() -> Vec<u8> {
+    (0..1u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8 | 1).collect()
+}
+
+/// Some MiB of it are used, before and after, and the others take no room.
+#[test]
+#[ignore = "needs root and loop devices"]
+fn zeros_of_a_disk_of_ten_tib_take_no_room() {
+    let (folder, noise, size) = (tempfile::tempdir().unwrap(), noise(), 10_u64 << 40);
+    let place = |name: &str| folder.path().join(name);
+    let (raw, target) = (place("huge.raw"), place("target"));
+    let places = [1 << 20, size / 4096 / 2 * 4096, size - (2 << 20)];
+    let dirty = size / 4096 / 3 * 4096;
+    for (path, places) in [(&raw, &places[..]), (&target, &[dirty])] {
+        let file = fs::File::create(path).unwrap();
+        file.set_len(size).unwrap();
+        places.iter().for_each(|at| file.write_all_at(&noise, *at).unwrap());
+    }
+    run("sgdisk", &["-n1:2048:+64M", "-n2:0:0", raw.to_str().unwrap()]);
+    let store = Store::create(place("store")).unwrap();
+    let imported = import(&store, &raw, &Import::new("huge")).unwrap();
+    let image = stored(&store, &imported.manifest);
+    let device = Loop::new(&target, "512");
+    let disk = Disk::open(Path::new(&device.0)).unwrap();
+    let plan = write(&image, &disk, &store, &Options::default()).unwrap().plan;
+    assert!(plan.fetched >= 3 << 20 && plan.fetched < 8 << 20, "{plan}");
+    drop(disk);
+    let disk = fs::File::open(&device.0).unwrap();
+    let mut found = vec![0; noise.len()];
+    for at in places {
+        disk.read_exact_at(&mut found, at).unwrap();
+        assert!(found == noise, "what belongs at {at} is not there");
+    }
+    disk.read_exact_at(&mut found, dirty).unwrap();
+    assert!(found.iter().all(|byte| *byte == 0), "what was at {dirty} is still there");
+    run("sgdisk", &["--verify", &device.0]);
+    let room = fs::metadata(&target).unwrap().blocks() * 512;
+    assert!(room < 16 << 20, "{room} bytes are taken by a disk of which 3 MiB are used");
 }
 
 fn stored(store: &Store, manifest: &Digest) -> Image<'static> {
