@@ -19,7 +19,8 @@ use crate::{
 pub(crate) const TRUSTED: &str = "/etc/billet/trusted";
 /// The longest signature that is taken, bytes.
 const SIGNATURE: u64 = 64 << 10;
-const AWAY: Duration = Duration::from_secs(10 * 60);
+/// A server that is being restarted is back sooner.
+pub(crate) const AWAY: Duration = Duration::from_secs(10 * 60);
 
 /// An image that is believed.
 pub(crate) struct Image {

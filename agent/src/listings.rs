@@ -3,7 +3,6 @@
 use std::{
     io::{self, Read},
     ops::Range,
-    time::Duration,
 };
 
 use images::{
@@ -13,12 +12,11 @@ use images::{
 use protocol::path;
 
 use crate::{
+    image::AWAY,
     packs::Packs,
     patience::Patience,
     server::{Server, ServerError},
 };
-
-const AWAY: Duration = Duration::from_secs(10 * 60);
 
 /// What describes one image of a provisioner.
 #[derive(Debug)]

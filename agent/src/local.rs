@@ -5,7 +5,6 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::Result;
@@ -23,7 +22,7 @@ use crate::{
     console,
     deployment::{fault_of, step_of, threads},
     fault::Fault,
-    image::{self, Image, TRUSTED},
+    image::{self, AWAY, Image, TRUSTED},
     listings::Listings,
     packs::Packs,
     patience::Patience,
@@ -34,9 +33,6 @@ use crate::{
 /// Ways to say which image.
 const ACCEPTED: &str =
     "`/the/store#name`, `http://10.0.0.1:8080/images/name` and `http://10.0.0.1:8080#<digest>`";
-/// A server that is being restarted is back sooner.
-const AWAY: Duration = Duration::from_secs(10 * 60);
-
 /// Where an image is to be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
